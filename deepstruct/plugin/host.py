@@ -10,7 +10,8 @@ import importlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pluggy
@@ -39,6 +40,20 @@ BUILTINS = (
 PluginLike = Any | tuple[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A plugin that is registered: its record, the module or object, and its own hook caller."""
+
+    record: PluginRecord
+    plugin: Any
+    manager: pluggy.PluginManager
+
+    def rank(self, hook: str) -> int:
+        """-1 for `tryfirst`, 1 for `trylast`, else 0."""
+        implementations = getattr(self.manager.hook, hook).get_hookimpls()
+        return min((int(i.trylast) - int(i.tryfirst) for i in implementations), default=0)
+
+
 class Host:
     """Loads plugins lazily, at the first call of `registry`, `records` or `call`.
 
@@ -64,11 +79,8 @@ class Host:
         self._builtins = builtins
         self._settings = PluginSettings.from_environment() if settings is None else settings
         self._stream = stream
-        self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(hookspecs)
         self._records: list[PluginRecord] = []
-        self._objects: list[tuple[PluginRecord, Any]] = []
-        self._callers: dict[tuple[str, int], Callable[..., Any]] = {}
+        self._loaded: list[Loaded] = []
         self._lock = threading.RLock()
         self._state = "new"
         self._registry = Registry(self)
@@ -113,48 +125,37 @@ class Host:
             try:
                 self._load_all()
             except BaseException:
-                self._reset()
+                self._records, self._loaded, self._state = [], [], "new"
                 raise
             self._state = "ready"
 
-    def plugins(self) -> Iterator[tuple[PluginRecord, Any]]:
-        """Every plugin that is registered, with its record, in order of loading."""
+    def plugins(self) -> list[Loaded]:
+        """Every plugin that is registered, in order of loading."""
         self.load()
-        yield from self._objects
+        return list(self._loaded)
 
-    def implementers(self, hook: str) -> list[tuple[PluginRecord, Any]]:
+    def implementers(self, hook: str) -> list[Loaded]:
         """The plugins that implement `hook`, in the order in which they are asked.
 
         Those of others come before ours; among them `tryfirst` and `trylast` count, then the order of
         loading.
         """
         self.load()
-        found = [
-            (record.builtin, _rank(implementation), index, record, plugin)
-            for index, (record, plugin) in enumerate(self._objects)
-            for implementation in getattr(self._manager.hook, hook).get_hookimpls()
-            if implementation.plugin is plugin and hook in record.hooks
-        ]
-        return [(record, plugin) for _, _, _, record, plugin in sorted(found, key=lambda f: f[:3])]
+        found = [plugin for plugin in self._loaded if hook in plugin.record.hooks]
+        return sorted(found, key=lambda plugin: (plugin.record.builtin, plugin.rank(hook)))
 
-    def call(self, hook: str, record: PluginRecord, plugin: Any, **arguments: Any) -> list[Any]:
+    def call(self, hook: str, plugin: Loaded, **arguments: Any) -> list[Any]:
         """Call one hook of one plugin; its results, or an empty list when it raised (which is recorded)."""
+        started = time.perf_counter()
         try:
-            caller = self._callers.get((hook, id(plugin)))
-            if caller is None:
-                others = [other for _, other in self._objects if other is not plugin]
-                caller = self._manager.subset_hook_caller(hook, others)
-                self._callers[hook, id(plugin)] = caller
-            started = time.perf_counter()
-            try:
-                return list(caller(**arguments))
-            finally:
-                record.seconds += time.perf_counter() - started
+            return list(getattr(plugin.manager.hook, hook)(**arguments))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self.failed(record, error, hook=hook)
+            self.failed(plugin.record, error, hook=hook)
             return []
+        finally:
+            plugin.record.seconds += time.perf_counter() - started
 
     def failed(self, record: PluginRecord, error: BaseException | str, *, hook: str = "") -> None:
         """Record a failure and say it in one line on stderr; in strict mode raise PluginError."""
@@ -169,11 +170,6 @@ class Host:
     def say(self, text: str) -> None:
         """One line on stderr."""
         print(f"deepstruct: {text}", file=self._stream or sys.stderr)
-
-    def _reset(self) -> None:
-        for _, plugin in self._objects:
-            self._manager.unregister(plugin)
-        self._records, self._objects, self._callers, self._state = [], [], {}, "new"
 
     def _load_all(self) -> None:
         if self._builtins:
@@ -210,7 +206,7 @@ class Host:
         try:
             conflict = self._taken(record)
             if not conflict:
-                plugin = _loaded(candidate)
+                plugin = _imported(candidate)
                 conflict = self._same(plugin)
             if not conflict:
                 unknown = self._register(record, plugin)
@@ -229,40 +225,36 @@ class Host:
             self.failed(record, unknown_hook(hook), hook=hook)
 
     def _taken(self, record: PluginRecord) -> str:
-        holders = [r for r, _ in self._objects if r.name == record.name and not r.builtin]
-        return f"the name {record.name!r} is taken by {holders[0].provider}" if holders else ""
+        for other in self._loaded:
+            if other.record.name == record.name and not other.record.builtin:
+                return f"the name {record.name!r} is taken by {other.record.provider}"
+        return ""
 
     def _same(self, plugin: Any) -> str:
-        holders = [r for r, other in self._objects if other is plugin]
-        return (
-            f"it is the same object as plugin {holders[0].name!r} of {holders[0].provider}" if holders else ""
-        )
+        for other in self._loaded:
+            if other.plugin is plugin:
+                return f"it is the same object as plugin {other.record.name!r} of {other.record.provider}"
+        return ""
 
     def _register(self, record: PluginRecord, plugin: Any) -> list[str]:
         """Register a plugin whole or not at all; the hook names it uses that do not exist."""
         check_api(plugin)
-        hooks, unknown = implemented_hooks(self._manager, plugin)
-        try:
-            self._manager.register(plugin, name=f"{record.distribution}:{record.name}")
-        except BaseException:
-            # pluggy validates hook by hook: those before the bad one are already in place.
-            self._manager.unregister(plugin)
-            raise
-        self._objects.append((record, plugin))
-        self._callers.clear()
+        # A manager for each plugin: no hook call can reach another one, and what is registered half
+        # goes away with its manager.
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
+        hooks, unknown = implemented_hooks(manager, plugin)
+        manager.register(plugin, name=record.name)
+        self._loaded.append(Loaded(record, plugin, manager))
         record.hooks = hooks
         return unknown
 
 
-def _loaded(candidate: Candidate) -> Any:
+def _imported(candidate: Candidate) -> Any:
     if candidate.problem is not None:
         raise candidate.problem
     plugin = candidate.load()
     return plugin() if isinstance(plugin, type) else plugin
-
-
-def _rank(implementation: pluggy.HookImpl) -> int:
-    return int(implementation.trylast) - int(implementation.tryfirst)
 
 
 def _importer(path: str) -> Callable[[], Any]:

@@ -66,18 +66,14 @@ class Registry:
 
         A plugin that raises, or returns what is no rule, is recorded as failed and not asked again.
         """
-        host = self._host
-        for record, plugin in host.implementers("deepstruct_rule_for"):
-            results = host.call(
-                "deepstruct_rule_for", record, plugin, module=module, path=path, ctx=host.context
-            )
-            for rule in results:
+        host, hook = self._host, "deepstruct_rule_for"
+        for plugin in host.implementers(hook):
+            for rule in host.call(hook, plugin, module=module, path=path, ctx=host.context):
                 problem = contracts.check_rule(rule)
-                if problem:
-                    host.failed(record, TypeError(f"returned a value {problem}"), hook="deepstruct_rule_for")
-                    break
-                self._watch(rule, record)
-                return rule
+                if not problem:
+                    self._watch(rule, plugin.record)
+                    return rule
+                host.failed(plugin.record, TypeError(f"returned a value {problem}"), hook=hook)
         return None
 
     def offers(self, kind: str) -> list[Offer[Any]]:
@@ -124,16 +120,16 @@ class Registry:
     def _collect(self, hook: str, check: Callable[[Any], str | None]) -> list[Offer[Any]]:
         host = self._host
         found: list[Offer[Any]] = []
-        for record, plugin in host.implementers(hook):
-            for values in host.call(hook, record, plugin, ctx=host.context):
+        for plugin in host.implementers(hook):
+            for values in host.call(hook, plugin, ctx=host.context):
                 try:
                     items = contracts.contributions(values, check)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # a generator runs the plugin's code here
-                    host.failed(record, error, hook=hook)
+                    host.failed(plugin.record, error, hook=hook)
                     continue
-                found.extend(self._remember(_offer(item, record)) for item in items)
+                found.extend(self._remember(_offer(item, plugin.record)) for item in items)
         return found
 
     def _remember(self, offer: Offer[Any]) -> Offer[Any]:
