@@ -1,7 +1,7 @@
 """What the values that hooks return have to look like.
 
-The checks look at attributes rather than classes, so that a plugin needs no base class of ours and
-nothing is imported for the sake of a check.
+Apart from rules, which are one class, the checks look at attributes, so that a plugin needs no base
+class of ours.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ def contributions(values: Any, check: Check) -> list[Any]:
 
 
 def check_rule(item: Any) -> str | None:
-    """None, or what a structure rule lacks."""
-    return _plain(item)
+    """None, or why this is no structure rule."""
+    from deepstruct.structure.rules.base import Rule
+
+    return None if isinstance(item, Rule) else _plain(item) or f"which is no {Rule.__module__}.Rule"
 
 
 def check_order(item: Any) -> str | None:

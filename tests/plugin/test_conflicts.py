@@ -7,6 +7,7 @@ import pytest
 from deepstruct import hookimpl
 from deepstruct.errors import PluginError
 from deepstruct.plugin import Host, Offer, resolve
+from deepstruct.structure.rules.base import Rule
 
 
 class Thing:
@@ -72,7 +73,7 @@ def test_no_offer() -> None:
 def test_the_registry_says_once_that_a_plugin_replaces_ours(capsys) -> None:
     class Plugin:
         def __init__(self) -> None:
-            self.rule = Thing()
+            self.rule = Rule("add", lambda builder, node: None)
 
         @hookimpl
         def deepstruct_rules(self, ctx):

@@ -15,22 +15,21 @@ from deepstruct import hookimpl
 from deepstruct.errors import PluginError
 from deepstruct.plugin import Host, PluginSettings, get_host, use_host
 from deepstruct.plugin.settings import normalise
+from deepstruct.structure.rules.base import Rule
 
 SOURCE = """
     from deepstruct import hookimpl
 
-    class Rule:
-        pass
+    from deepstruct.structure.rules.base import Rule
 
     @hookimpl
     def deepstruct_rules(ctx):
-        return [Rule()]
+        return [Rule("custom", print)]
 """
 
 
-class Rule:
-    def __init__(self, name: str, priority: int = 0) -> None:
-        self.name, self.priority = name, priority
+def named(name: str) -> Rule:
+    return Rule(name, lambda builder, node: None)
 
 
 class RuleFor:
@@ -41,7 +40,7 @@ class RuleFor:
 
     @hookimpl
     def deepstruct_rule_for(self, module, path):
-        return Rule(f"{self.name}:{path}") if path.endswith(self.suffix) else None
+        return named(f"{self.name}:{path}") if path.endswith(self.suffix) else None
 
 
 def providers(host: Host) -> list[str]:
@@ -115,13 +114,13 @@ def test_names_are_normalised() -> None:
 
 
 def test_given_plugins_need_no_installation() -> None:
-    rule = Rule("mine")
+    rule = named("mine")
     plugin = SimpleNamespace(deepstruct_rules=hookimpl(lambda ctx: [rule]), __name__="mine", __version__="3")
     host = Host([plugin, ("other", RuleFor("other", "x"))], entry_points=False, builtins=False)
     registry = host.registry()
     assert registry.rules == [rule]
     assert registry.provider_of(rule) == "mine 3"
-    assert registry.provider_of(Rule("unknown")) == ""
+    assert registry.provider_of(named("unknown")) == ""
     assert [r.name for r in host.records()] == ["mine", "other"]
 
 
@@ -132,7 +131,7 @@ def test_a_hook_is_asked_once() -> None:
         @hookimpl
         def deepstruct_rules(self, ctx):
             calls.append(ctx)
-            return (Rule(str(i)) for i in range(2))
+            return (named(str(i)) for i in range(2))
 
     host = Host([Plugin()], entry_points=False, builtins=False)
     assert len(host.registry().rules) == len(host.registry().rules) == 2
@@ -145,9 +144,9 @@ def test_rule_for_takes_the_first_answer() -> None:
     plugins = [("a", RuleFor("a", "conv")), ("b", RuleFor("b", "")), ("c", RuleFor("c", ""))]
     registry = Host(plugins, entry_points=False, builtins=False).registry()
     rule = registry.rule_for(nn.Identity(), "block.conv")
-    assert rule.name == "a:block.conv"
+    assert rule.target == "a:block.conv"
     assert registry.provider_of(rule) == "a"
-    assert registry.rule_for(nn.Identity(), "block.norm").name == "b:block.norm"
+    assert registry.rule_for(nn.Identity(), "block.norm").target == "b:block.norm"
     assert (
         Host([("a", RuleFor("a", "conv"))], entry_points=False, builtins=False)
         .registry()
@@ -160,12 +159,12 @@ def test_tryfirst_goes_before_the_order_of_loading() -> None:
     class First(RuleFor):
         @hookimpl(tryfirst=True)
         def deepstruct_rule_for(self, module, path):
-            return Rule("first")
+            return named("first")
 
     registry = Host(
         [("a", RuleFor("a", "")), ("z", First("z", ""))], entry_points=False, builtins=False
     ).registry()
-    assert registry.rule_for(nn.Identity(), "x").name == "first"
+    assert registry.rule_for(nn.Identity(), "x").target == "first"
 
 
 def test_rules_for_instances_are_not_kept_alive() -> None:
@@ -183,8 +182,8 @@ def test_a_raising_rule_for_is_asked_no_more(capsys) -> None:
             raise RuntimeError("no")
 
     registry = Host([("bad", Bad()), ("b", RuleFor("b", ""))], entry_points=False, builtins=False).registry()
-    assert registry.rule_for(nn.Identity(), "x").name == "b:x"
-    assert registry.rule_for(nn.Identity(), "y").name == "b:y"
+    assert registry.rule_for(nn.Identity(), "x").target == "b:x"
+    assert registry.rule_for(nn.Identity(), "y").target == "b:y"
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -195,7 +194,7 @@ def test_rule_for_that_returns_rubbish(capsys) -> None:
             return 7
 
     host = Host([("bad", Bad()), ("b", RuleFor("b", ""))], entry_points=False, builtins=False)
-    assert host.registry().rule_for(nn.Identity(), "x").name == "b:x"
+    assert host.registry().rule_for(nn.Identity(), "x").target == "b:x"
     assert host.record("bad").state == "failed"
     assert "plain value" in capsys.readouterr().err
 
@@ -215,10 +214,10 @@ def test_other_plugins_come_before_ours() -> None:
     class Plugin:
         @hookimpl
         def deepstruct_rules(self, ctx):
-            return [Rule("theirs")]
+            return [named("theirs")]
 
     rules = Host([("p", Plugin())], entry_points=False).registry().rules
-    assert rules[0].name == "theirs"
+    assert rules[0].target == "theirs"
     assert len(rules) > 1
 
 
@@ -242,7 +241,7 @@ def test_one_host_for_all_threads() -> None:
         @hookimpl
         def deepstruct_rules(self, ctx):
             import_count.append(1)
-            return [Rule("x")]
+            return [named("x")]
 
     host = Host([Plugin()], entry_points=False, builtins=False)
     barrier = threading.Barrier(8)

@@ -117,7 +117,7 @@ def test_a_hook_that_does_not_work(case, install, recorder) -> None:
         {body}
 
     @hookimpl
-    def deepstruct_rules(ctx):
+    def deepstruct_orders(ctx):
         return [Half()]
     """,
     )
@@ -130,8 +130,8 @@ def test_a_hook_that_does_not_work(case, install, recorder) -> None:
     assert len(recorder.lines) == 1
     assert "deepstruct_checkpoint_readers" in recorder.lines[0]
     # Its other hook still works, and so does the other plugin; what failed is not asked again.
-    assert record.hooks == ["deepstruct_rules"]
-    assert [rule.name for rule in host.registry().rules] == ["half"]
+    assert record.hooks == ["deepstruct_orders"]
+    assert [order.name for order in host.registry().orders] == ["half"]
     assert readers(host) == ["good"]
     assert len(recorder.lines) == 1
     assert host.record("good").state == "ok"
@@ -233,14 +233,16 @@ def test_an_entry_point_may_be_a_class(install, recorder) -> None:
     from deepstruct import hookimpl
 
     class Plugin:
+        name = "classy"
+
         @hookimpl
-        def deepstruct_rules(self, ctx):
+        def deepstruct_orders(self, ctx):
             return [self]
     """,
         entry="plugin_deepstruct_classy_classy:Plugin",
     )
     host = isolated(recorder)
-    assert [type(rule).__module__ for rule in host.registry().rules] == [module]
+    assert [type(order).__module__ for order in host.registry().orders] == [module]
     assert recorder.lines == []
 
 
