@@ -1,0 +1,147 @@
+"""Module calls and composite functions, recorded as calls around the operations that they issue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from .leaves import Leaves
+from .record import Record
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+COMPOSITES = frozenset({
+    "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
+    "scaled_dot_product_attention", "multi_head_attention_forward",
+    "batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm", "local_response_norm", "normalize",
+    "softmax", "log_softmax", "softmin", "gumbel_softmax",
+    "linear", "bilinear", "einsum", "embedding", "embedding_bag",
+    "interpolate", "grid_sample", "affine_grid", "cosine_similarity", "cdist", "stft", "istft", "glu",
+})  # fmt: skip
+
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+_ESCAPES = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
+_PATCH = threading.RLock()
+
+
+class FunctionRecorder(TorchFunctionMode):
+    """Records composite functions (`COMPOSITES`) as calls, and notices data that Python reads directly."""
+
+    def __init__(self, record: Record, leaves: Leaves, recorder: Recorder) -> None:
+        super().__init__()
+        self.record = record
+        self.leaves = leaves
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in COMPOSITES:
+            return self._composite(func, name, args, kwargs)
+        if name in _ESCAPES and args and isinstance(args[0], torch.Tensor):
+            with torch._C.DisableTorchFunction():
+                self.leaves.escape(name, args[0])
+        if name == "_pad_packed_sequence":
+            args = self._with_real(args, 1)
+        return func(*args, **kwargs)
+
+    def _composite(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch._C.DisableTorchFunction():
+            index = self.record.enter_function(name, args, kwargs)
+        try:
+            if name in _RECURRENT and _is_packed(name, args):
+                args = self._with_real(args, 1)
+            if name == "scaled_dot_product_attention":
+                from torch.nn.attention import SDPBackend, sdpa_kernel
+
+                with sdpa_kernel(SDPBackend.MATH):
+                    output = func(*args, **kwargs)
+            elif name == "multi_head_attention_forward":
+                with self:  # what it calls in turn is recorded too
+                    output = _without_check(func)(*args, **kwargs)
+            else:
+                output = func(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                self.record.leave(index, output)
+            return output
+        finally:
+            self.record.unwind(index)
+
+    def _with_real(self, args: tuple[Any, ...], position: int) -> tuple[Any, ...]:
+        """Arguments with the real values of a fake one, for kernels that read its memory."""
+        tensor = args[position]
+        if not self.leaves.is_fake(tensor):
+            return args
+        with torch._C.DisableTorchFunction():
+            v = self.record.ref(tensor)
+            real = self.recorder.evaluate([v])[v]
+            storage = self.record.storages.create(real)
+            storage.add_root(self.record.key(real), v)
+            self.recorder.held.append(real)
+        return (*args[:position], real, *args[position + 1 :])
+
+
+def _is_packed(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a recurrent function got a packed sequence: (data, batch_sizes, hx, ...)."""
+    if len(args) < 3 or not isinstance(args[1], torch.Tensor):
+        return False
+    return name == "lstm" or isinstance(args[2], torch.Tensor)
+
+
+@lru_cache(maxsize=4)
+def _without_check(func: Any) -> Any:
+    """A copy of a function of torch.nn.functional that does not hand itself to torch-function modes.
+
+    The functions of that module start with a check that would send the call back to our mode.
+    """
+    if not isinstance(func, FunctionType):
+        return func
+    scope = {**func.__globals__, "has_torch_function": lambda _: False}
+    copy = FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy
+
+
+@contextmanager
+def module_calls(record: Record, failed: Callable[[str, BaseException], None]) -> Iterator[None]:
+    """Records every call of a module in this thread while the context is open.
+
+    `failed` is told the path of the innermost module that an exception came from.
+    """
+    thread = threading.get_ident()
+    with _PATCH:
+        original = nn.Module.__call__
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return original(module, *args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                index = record.enter_module(module, args, kwargs)
+            try:
+                # not through __call__: that would run the compiled forward of a compiled module
+                output = module._call_impl(*args, **kwargs)
+                with torch._C.DisableTorchFunction():
+                    record.leave(index, output)
+                return output
+            except Exception as error:
+                failed(record.graph.calls[index].path, error)
+                raise
+            finally:
+                record.unwind(index)
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.__call__ = original  # type: ignore[method-assign]

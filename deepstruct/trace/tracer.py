@@ -1,0 +1,267 @@
+"""trace(): runs a model once and records what happens."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..errors import InputError, TraceError
+from .calls import FunctionRecorder, module_calls
+from .graph import OpGraph
+from .inputs import Arguments, as_arguments, check_devices, find_example_input, named_tensors
+from .leaves import Leaves
+from .opgraph import Ref
+from .record import Record
+from .recorder import Recorder
+from .state import Snapshot, clear_leaking_caches, random_state
+from .tree import Opaque, leaves, map_tensors
+
+Mode = Literal["auto", "fake", "real"]
+_ONE_AT_A_TIME = threading.RLock()
+
+
+def trace(
+    model: nn.Module,
+    example_input: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    mode: Mode = "auto",
+    byte_budget: int = 1 << 30,
+) -> OpGraph:
+    """Runs `model` on an example input and returns the record of the pass.
+
+    Args:
+        model: any `nn.Module`, in the mode (training or evaluation) that the record shall show. It is
+            left as it was, after a failure too.
+        example_input: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+            None looks for one (`find_example_input`). It is not modified; the graph refers to it.
+        example_kwargs: further keyword arguments.
+        mode: "fake" computes shapes only, so weights and activations of any size do; "real" computes
+            with real numbers; "auto" tries fake and falls back to real, with a note that says why.
+        byte_budget: bytes that intermediate results may take where fake mode must know real values
+            (`.item()`, `nonzero`, ...), and the default budget of `OpGraph.evaluate`.
+
+    Raises:
+        InputError: `model` is no module or not initialised, or the input does not fit it.
+        TraceError: the model raised, or cannot be recorded; the message names the module path.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"trace needs a torch.nn.Module, not a {type(model).__name__}")
+    if mode not in ("auto", "fake", "real"):
+        raise InputError(f"mode is {mode!r}; it must be 'auto', 'fake' or 'real'")
+    _refuse_lazy(model)
+    if example_input is None and not example_kwargs:
+        args, kwargs = find_example_input(model)
+    else:
+        args, kwargs = as_arguments(() if example_input is None else example_input, example_kwargs)
+    check_devices(model, named_tensors(model.forward, args, kwargs))
+
+    with _ONE_AT_A_TIME:
+        if mode != "auto":
+            return _Attempt(model, args, kwargs, mode, byte_budget).run()
+        fake = _Attempt(model, args, kwargs, "fake", byte_budget)
+        try:
+            return fake.run()
+        except TraceError as error:
+            if _weightless(model):
+                raise
+            first = error
+        real = _Attempt(model, args, kwargs, "real", byte_budget)
+        graph = real.run()
+        graph.notes.insert(0, f"traced with real tensors, since fake tensors failed: {first}")
+        return graph
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    from torch.nn.parameter import is_lazy
+
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise InputError(f"parameter {name!r} is not initialised (lazy module); run the model on an input first")
+
+
+def _weightless(model: nn.Module) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return any(t.is_meta or isinstance(t, FakeTensor) for t in (*model.parameters(), *model.buffers()))
+
+
+class _Attempt:
+    """One pass over the model in one mode."""
+
+    def __init__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: Any, byte_budget: int
+    ) -> None:
+        self.model = model
+        self.args = args
+        self.kwargs = kwargs
+        self.fake = mode == "fake"
+        self.weightless = _weightless(model)
+        self.graph = OpGraph(mode=mode, byte_budget=byte_budget)
+        self.graph._arguments = (args, kwargs)
+        self.graph._forward = model.forward
+        self.failed_at: str | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> OpGraph:
+        if not self.fake and self.weightless:
+            raise TraceError(
+                "the model has weights without values (on the meta device, or fake tensors): it cannot run in real "
+                "mode; use mode='fake' or 'auto', or load weights"
+            )
+        snapshot = Snapshot(self.model)
+        leaves_: Leaves | None = None
+        try:
+            with random_state(), ExitStack() as stack:
+                fake_mode = stack.enter_context(_fake_mode(self.model)) if self.fake else None
+                record = Record(self.graph)
+                leaves_ = Leaves(record, fake_mode, lambda t: _attribute_name(snapshot, t), self.fake and self.weightless)
+                self._pass(record, leaves_, fake_mode, stack)
+        except TraceError:
+            raise
+        except Exception as error:
+            raise self._explained(error) from error
+        finally:
+            with torch.no_grad():
+                if leaves_ is not None:
+                    leaves_.restore()
+                self.graph.notes.extend(snapshot.restore())
+        if self.fake:
+            self.graph.notes.extend(clear_leaking_caches(snapshot.modules))
+        self.graph.notes.extend(leaves_.notes() if leaves_ is not None else [])
+        return self.graph
+
+    def _pass(self, record: Record, leaves_: Leaves, fake_mode: Any, stack: ExitStack) -> None:
+        graph = self.graph
+        for path, module in self.model.named_modules():
+            record.module_paths[id(module)] = path
+        args, kwargs = self._prepare(record, leaves_, fake_mode)
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if not _is_wrapper(parameter):
+                graph.parameters[name] = record.leaf(parameter, "parameter", name)
+        for name, buffer in self.model.named_buffers(remove_duplicate=False):
+            if not _is_wrapper(buffer):
+                graph.buffers[name] = record.leaf(buffer, "buffer", name)
+        recorder = Recorder(record, leaves_, fake_mode, graph.byte_budget)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_plain_kernels())
+        if fake_mode is not None:
+            stack.enter_context(fake_mode)
+        stack.enter_context(recorder)
+        stack.enter_context(FunctionRecorder(record, leaves_, recorder))
+        stack.enter_context(module_calls(record, self._note_failure))
+        self.model(*args, **kwargs)
+        graph.output = graph.calls[0].output
+        self._note_outputs()
+
+    def _prepare(self, record: Record, leaves_: Leaves, fake_mode: Any) -> Arguments:
+        """The arguments to run with; registers their tensors as inputs."""
+        names = [name for name, _ in named_tensors(self.model.forward, self.args, self.kwargs)]
+        position = 0
+        seen: set[int] = set()
+
+        def prepare(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal position
+            twin = self._input_twin(tensor, fake_mode, seen)
+            v = record.leaf(twin, "input", names[position], data=tensor)
+            storage = record.storages.find(twin)
+            if storage is not None:
+                storage.foreign = False
+            self.graph.inputs.append(v)
+            position += 1
+            return twin
+
+        args = tuple(map_tensors(a, prepare) for a in self.args)
+        return args, {k: map_tensors(a, prepare) for k, a in self.kwargs.items()}
+
+    def _input_twin(self, tensor: torch.Tensor, fake_mode: Any, seen: set[int]) -> torch.Tensor:
+        if fake_mode is None:
+            with torch.no_grad():
+                return tensor.detach().clone()
+        if self.weightless and tensor.is_meta:
+            meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            return fake_mode.fake_tensor_converter.from_meta_and_device(fake_mode, meta, torch.device("cpu"))
+        address = tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+        if address in seen:  # two inputs in one storage are two inputs all the same
+            tensor = tensor.detach().clone()
+        seen.add(address)
+        return fake_mode.from_tensor(tensor.detach())
+
+    def _note_failure(self, path: str, error: BaseException) -> None:
+        if self._error is not error:
+            self._error, self.failed_at = error, path
+
+    def _note_outputs(self) -> None:
+        for name, leaf in leaves(self.graph.output, "output"):
+            if isinstance(leaf, Opaque):
+                self.graph.notes.append(f"{name} is a {leaf.type_name}: it is not looked into, and no output of the graph")
+            elif leaf is not None and not isinstance(leaf, Ref):
+                self.graph.notes.append(f"{name} is {leaf!r}, no tensor: no output of the graph")
+
+    def _explained(self, error: Exception) -> TraceError:
+        if self.failed_at is None:
+            where = "before the model was called"
+        else:
+            module = type(self.model).__name__
+            where = f"in module {self.failed_at!r} of {module}" if self.failed_at else f"in the forward of {module}"
+        shapes = ", ".join(
+            f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
+            for name, t in named_tensors(self.model.forward, self.args, self.kwargs)
+        )
+        message = str(error).strip() or "(no message)"
+        return TraceError(
+            f"the model raised {type(error).__name__} {where}, given {shapes or 'no tensors'}: {message}"
+        )
+
+
+def _is_wrapper(tensor: torch.Tensor) -> bool:
+    """Tensor subclasses that hold other tensors inside: those appear one by one as constants."""
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    return bool(is_traceable_wrapper_subclass(tensor))
+
+
+def _attribute_name(snapshot: Snapshot, tensor: torch.Tensor) -> str:
+    if tensor.layout != torch.strided:
+        return ""
+    return snapshot.names.get(tensor.untyped_storage()._cdata, "")
+
+
+@contextmanager
+def _fake_mode(model: nn.Module) -> Iterator[Any]:
+    """A fake tensor mode: that of the model's own fake weights when it has some."""
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    own = next((t.fake_mode for t in (*model.parameters(), *model.buffers()) if isinstance(t, FakeTensor)), None)
+    if own is None:
+        yield FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
+        return
+    before = own.allow_non_fake_inputs, own.allow_fallback_kernels
+    own.allow_non_fake_inputs, own.allow_fallback_kernels = True, False
+    try:
+        yield own
+    finally:
+        own.allow_non_fake_inputs, own.allow_fallback_kernels = before
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """No fused attention fast path, and no compiled functions."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    eager: Any = nullcontext()
+    if "torch._dynamo" in sys.modules:
+        eager = torch.compiler.set_stance("force_eager")
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), eager:
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
