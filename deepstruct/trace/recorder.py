@@ -108,7 +108,9 @@ class Recorder(TorchDispatchMode):
         result = self._run(func, known, seen_args, seen_kwargs, run_args, run_kwargs, mutates)
 
         if known.view_in_place and (
-            func.overloadpacket is _SET or all(self._place(t) == before for t, before in written)
+            func.overloadpacket is _SET
+            or known.name in LAYOUT_READS
+            or all(self._same_place(self._place(t), before) for t, before in written)
         ):
             return self._returned(known, result, args, kwargs)  # the next reader finds the new geometry
         outputs, fresh = self._outputs(known, result, written)
@@ -139,6 +141,10 @@ class Recorder(TorchDispatchMode):
     def _place(self, tensor: torch.Tensor) -> tuple[Storage, Key] | None:
         storage = self.record.storages.find(tensor)
         return None if storage is None else (storage, self.record.key(tensor))
+
+    @staticmethod
+    def _same_place(a: tuple[Storage, Key] | None, b: tuple[Storage, Key] | None) -> bool:
+        return a is not None and b is not None and a[0] is b[0] and a[1] == b[1]
 
     # -- running ---------------------------------------------------------------------------------
 

@@ -34,11 +34,12 @@ class Key(NamedTuple):
 
 
 def key_of(tensor: torch.Tensor) -> Key:
-    """The key of a strided tensor."""
+    """The key of a strided tensor. Strides that no address depends on (of length-1 axes) count as zero."""
     dtype = tensor.dtype
+    size = tuple(tensor.shape)
     return Key(
-        tuple(tensor.shape),
-        tuple(tensor.stride()),
+        size,
+        tuple([s if n > 1 else 0 for n, s in zip(size, tensor.stride(), strict=True)]),
         int(tensor.storage_offset()),
         dtype,
         dtype.is_complex and tensor.is_conj(),
