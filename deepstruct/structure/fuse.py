@@ -1,0 +1,101 @@
+"""Fused sums: a unit whose only out-edge is a linear identity edge into a sum is part of that sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from deepstruct.structure.operators import EdgeOperator, Identity
+from deepstruct.structure.space import Space
+
+
+def fuse_sums(
+    spaces: Sequence[Space], operators: Sequence[EdgeOperator], is_output: torch.Tensor
+) -> torch.Tensor | None:
+    """Marks fused identity edges on their operators and says which slot each unit became part of.
+
+    One transposed pass gives the out-degrees of the units in question; pointers are then followed to
+    the last sum. The result does not depend on how a library batches its projections.
+
+    Args:
+        is_output: boolean per slot.
+
+    Returns:
+        int64 per slot: the slot of the sum that it is part of, itself for all others; None if nothing fused.
+    """
+    sums = [op for op in operators if isinstance(op, Identity) and op.fusable is not False]
+    if not sums:
+        return None
+    offsets = torch.tensor([s.offset for s in spaces])
+    additive = torch.tensor([s.additive for s in spaces])
+    wanted = torch.zeros(len(spaces), dtype=torch.bool)
+    for op in sums:
+        wanted[_spaces_of(op, offsets)] = True
+    wanted &= additive
+    if not bool(wanted.any()):
+        return None
+    slots = is_output.numel()
+    live = live_slots(spaces, slots)
+    out_degree = torch.zeros(slots, dtype=torch.float32)
+    for op in operators:
+        if not bool(wanted[_spaces_of(op, offsets)].any()):
+            continue
+        y = torch.ones((), dtype=torch.float32).expand(op.target.shape)
+        if live is not None:
+            y = op.target.gather(live).to(torch.float32)
+        op.source.accumulate(out_degree, (op.backward(y) > 0.5).to(torch.float32) if _wide(op) else op.backward(y))
+    can = (out_degree > 0.5) & (out_degree < 1.5) & ~is_output
+    for space, ok in zip(spaces, wanted.tolist(), strict=True):
+        if not ok:
+            can[space.slots] = False
+    if live is not None:
+        can &= live
+    parent = torch.arange(slots)
+    any_fused = False
+    for op in sums:
+        index = op.source.index()
+        fused = (index >= 0) & can[index.clamp(min=0)]
+        if isinstance(op.fusable, torch.Tensor):
+            fused &= op.fusable
+        if not bool(fused.any()):
+            continue
+        any_fused = True
+        op.fused = True if bool(fused.all()) else fused
+        parent[index[fused]] = op.target.index()[fused]
+    if not any_fused:
+        return None
+    while True:
+        further = parent[parent]
+        if torch.equal(further, parent):
+            return parent
+        parent = further
+
+
+def live_slots(spaces: Sequence[Space], slots: int) -> torch.Tensor | None:
+    """Boolean per slot, False where there is no unit; None where all are."""
+    if all(s.live is None for s in spaces):
+        return None
+    live = torch.ones(slots, dtype=torch.bool)
+    for space in spaces:
+        if space.live is not None:
+            live[space.slots] = space.live
+    return live
+
+
+def _wide(op: EdgeOperator) -> bool:
+    """Whether many edges of one source element may be told from one by their sign alone."""
+    return not isinstance(op, Identity)
+
+
+def _spaces_of(op: EdgeOperator, offsets: torch.Tensor) -> torch.Tensor:
+    """Indices of the spaces that an operator reads."""
+    if op.source.table is None:
+        first = torch.tensor([op.source.offset])
+    else:
+        table = op.source.table
+        first = table[table >= 0]
+        if first.numel() == 0:
+            return first
+    which = torch.searchsorted(offsets, first, right=True) - 1
+    return which.unique()

@@ -1,0 +1,273 @@
+"""StructureGraph: spaces of units and the edge operators between them, at any order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from deepstruct.errors import StructureError
+from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
+from deepstruct.structure.fuse import live_slots
+from deepstruct.structure.operators import EdgeOperator, Identity
+from deepstruct.structure.space import Space
+from deepstruct.structure.weights import count_weights
+
+if TYPE_CHECKING:
+    import igraph
+    import networkx
+    import scipy.sparse
+
+
+@dataclass(eq=False)
+class StructureGraph:
+    """A directed multigraph whose edges are linear operators between spaces of units.
+
+    Attributes:
+        order: "zeroth", "first", "second" or "third".
+        name: what it was made from (the class name of a model).
+        spaces: blocks of slots; a slot is a node unless it is part of a sum or was never a unit.
+        operators: in an order in which every space is complete before it is read (when `is_dag`).
+        is_output: boolean per slot.
+        parent: per slot the sum that it is part of (itself for others); None if there are none.
+        num_parameters: elements of all parameters of the model, tied ones once.
+        conventions: what the numbers mean.
+        unknown: (op, module path) pairs that were wired all to all.
+        origin: the graph of the order below, when this one is a quotient of it.
+    """
+
+    order: str
+    name: str
+    spaces: list[Space]
+    operators: list[EdgeOperator]
+    is_output: torch.Tensor
+    parent: torch.Tensor | None = None
+    num_parameters: int = 0
+    is_dag: bool = True
+    conventions: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    unknown: Sequence[tuple[str, str]] = ()
+    providers: Mapping[str, str] = field(default_factory=dict)
+    origin: StructureGraph | None = None
+    context: Any = field(default=None, repr=False)  # the trace and settings, for the orders above
+
+    # -- sizes
+
+    @property
+    def num_slots(self) -> int:
+        return self.is_output.numel()
+
+    @cached_property
+    def live(self) -> torch.Tensor | None:
+        """Boolean per slot: whether there is a unit (part of a sum or not); None where all are."""
+        return live_slots(self.spaces, self.num_slots)
+
+    @cached_property
+    def is_node(self) -> torch.Tensor:
+        """Boolean per slot: whether it is a node of the graph."""
+        node = torch.ones(self.num_slots, dtype=torch.bool) if self.live is None else self.live.clone()
+        if self.parent is not None:
+            node &= self.parent == torch.arange(self.num_slots)
+        return node
+
+    @cached_property
+    def num_nodes(self) -> int:
+        return int(self.is_node.sum())
+
+    @cached_property
+    def operator_edges(self) -> list[int]:
+        """Number of edges of each operator."""
+        return [self._count(op) for op in self.operators]
+
+    @property
+    def num_edges(self) -> int:
+        return sum(self.operator_edges)
+
+    @property
+    def num_weight_edges(self) -> int:
+        """Edges through a non-zero parameter."""
+        return sum(n for n, op in zip(self.operator_edges, self.operators, strict=True) if op.weighted)
+
+    @property
+    def num_structural_edges(self) -> int:
+        """Edges of pooling, merges and mixing."""
+        return self.num_edges - self.num_weight_edges
+
+    @cached_property
+    def num_parallel_edges(self) -> int | None:
+        """Edges beyond the first between the same two nodes; None where counting them does not fit 256 MiB."""
+        if self.order != "zeroth":
+            return 0 if self.origin is not None else self._parallel()
+        return self._parallel() if self.explicit_bytes() <= 256 << 20 else None
+
+    def _parallel(self) -> int:
+        edges = self.edge_list()
+        return edges.num_edges - len(np.unique(np.stack([edges.source, edges.target]), axis=1).T)
+
+    @cached_property
+    def _weights(self) -> tuple[int, int]:
+        base = self if self.origin is None else self.origin
+        while base.origin is not None:
+            base = base.origin
+        return count_weights(base.operators)
+
+    @property
+    def num_weights(self) -> int:
+        """Stored weights of all contractions, tied ones once: the connections that could be."""
+        return self._weights[0]
+
+    @property
+    def num_nonzero_weights(self) -> int:
+        """Stored weights that are edges: non-zero after masks and cuts."""
+        return self._weights[1]
+
+    def _count(self, op: EdgeOperator) -> int:
+        source, target = op.source.valid(), None
+        if self.live is not None:
+            target = op.target.gather(self.live)
+            target = None if bool(target.all()) else target
+            readable = op.source.gather(self.live, False)
+            if not bool(readable.all()):
+                source = readable if source is None else source & readable
+        if isinstance(op, Identity):
+            kept = op.kept()
+            alive = torch.ones((), dtype=torch.bool).expand(op.source.shape)
+            for mask in (source, target, kept):
+                if mask is not None:
+                    alive = alive & mask
+            return int(alive.sum()) if alive.numel() else 0
+        return op.count(source, target)
+
+    # -- nodes
+
+    def node_ids(self) -> torch.Tensor:
+        """int64 per slot: the node id, -1 where a slot is no node."""
+        ids = torch.cumsum(self.is_node, 0) - 1
+        return torch.where(self.is_node, ids, -1)
+
+    @cached_property
+    def is_source(self) -> torch.Tensor:
+        """Boolean per slot: units of the model's inputs, and rows that integers looked up."""
+        source = torch.zeros(self.num_slots, dtype=torch.bool)
+        for space in self.spaces:
+            if space.is_source:
+                source[space.slots] = True
+        return source & self.is_node
+
+    def input_nodes(self) -> np.ndarray:
+        """Node ids of the sources."""
+        return self.node_ids()[self.is_source].numpy()
+
+    def output_nodes(self) -> np.ndarray:
+        """Node ids of the outputs."""
+        return self.node_ids()[self.is_output & self.is_node].numpy()
+
+    def slots_to_nodes(self, values: torch.Tensor) -> np.ndarray:
+        """A vector over slots as a vector over nodes."""
+        return values[self.is_node].numpy()
+
+    def node_values_by_space(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """A vector over nodes as one array per space, in the space's shape; NaN where a slot is no node."""
+        values = np.asarray(values)
+        if values.shape[:1] != (self.num_nodes,):
+            raise StructureError(f"expected one value for each of {self.num_nodes} nodes, got shape {values.shape}")
+        full = np.full(self.num_slots, np.nan)
+        full[self.is_node.numpy()] = values
+        return {s.name: full[s.slots].reshape(s.shape) for s in self.spaces if s.numel}
+
+    def node_table(self) -> list[dict[str, Any]]:
+        """One row per node: id, space, module path, kind, index in the space, role."""
+        rows: list[dict[str, Any]] = []
+        node, source, output = self.is_node.numpy(), self.is_source.numpy(), self.is_output.numpy()
+        for space in self.spaces:
+            for k, index in enumerate(np.ndindex(*space.shape)):
+                slot = space.offset + k
+                if not node[slot]:
+                    continue
+                role = "input" if source[slot] else "output" if output[slot] else "hidden"
+                label = space.node_names[k] if space.node_names else f"{space.name}[{','.join(map(str, index))}]"
+                rows.append({
+                    "id": len(rows), "label": label, "space": space.name, "path": space.path, "kind": space.kind,
+                    "index": tuple(int(i) for i in index), "role": role, "is_output": bool(output[slot]),
+                })  # fmt: skip
+        return rows
+
+    # -- exports
+
+    def explicit_bytes(self) -> int:
+        """Estimated memory of `edge_list()`, in bytes."""
+        return edge_list_bytes(self)
+
+    def edge_list(self, max_memory: int | None = None) -> EdgeList:
+        """Every edge, written down. Raises CapacityError with an estimate when it does not fit."""
+        return build_edge_list(self, max_memory)
+
+    def to_scipy(self, *, max_memory: int | None = 4 << 30, weights: bool = False) -> scipy.sparse.csr_array:
+        """Sparse adjacency matrix (nodes, nodes), row u column v for u -> v.
+
+        Entries count parallel edges, or with `weights=True` sum their weights (structural edges count 1).
+        """
+        from deepstruct.structure.export import to_scipy
+
+        return to_scipy(self, max_memory, weights)
+
+    def to_networkx(self, *, max_memory: int | None = 4 << 30) -> networkx.DiGraph:
+        """A networkx DiGraph, or MultiDiGraph where edges are parallel; nodes carry the columns of `node_table`."""
+        from deepstruct.structure.export import to_networkx
+
+        return to_networkx(self, max_memory)
+
+    def to_igraph(self, *, max_memory: int | None = 4 << 30) -> igraph.Graph:
+        """A directed igraph Graph with the columns of `node_table` and edge attribute "weight"."""
+        from deepstruct.structure.export import to_igraph
+
+        return to_igraph(self, max_memory)
+
+    # -- orders
+
+    def quotient(self, order: str, **options: Any) -> StructureGraph:
+        """The graph of a higher order, computed from this one.
+
+        Args:
+            order: "first", "second" or "third", above this graph's own.
+            options: `unit="channel" | "head"` for the first order; `depth=2` or `partition=` for the third.
+        """
+        from deepstruct.structure.orders.quotient import quotient
+
+        return quotient(self, order, **options)
+
+    @classmethod
+    def from_networkx(
+        cls, graph: networkx.Graph, *, inputs: Sequence[Any] | None = None, outputs: Sequence[Any] | None = None,
+        order: str = "zeroth",
+    ) -> StructureGraph:  # fmt: skip
+        """A structure graph with the nodes and edges of a networkx graph.
+
+        Undirected edges point from the earlier node to the later one. Without `inputs` and `outputs`, nodes
+        without in-edges are the inputs and nodes without out-edges the outputs (isolated nodes are neither).
+        An edge with attribute "weight" is a weight edge.
+        """
+        from deepstruct.structure.importing import from_networkx
+
+        return from_networkx(graph, inputs, outputs, order)
+
+    def __repr__(self) -> str:
+        return (
+            f"StructureGraph({self.name}, order={self.order!r}, nodes={self.num_nodes:,}, edges={self.num_edges:,}, "
+            f"weight_edges={self.num_weight_edges:,}, spaces={len(self.spaces)})"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = {
+            "order": self.order, "nodes": f"{self.num_nodes:,}", "edges": f"{self.num_edges:,}",
+            "weight edges": f"{self.num_weight_edges:,}", "structural edges": f"{self.num_structural_edges:,}",
+            "spaces": f"{len(self.spaces):,}", "parameters": f"{self.num_parameters:,}",
+        }  # fmt: skip
+        cells = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
+        return f"<table><caption>{escape(self.name)}</caption>{cells}</table>"

@@ -1,0 +1,208 @@
+"""What a rule is handed: one recorded operation or call, with its arguments ready to use."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from deepstruct.structure.operators import WeightRef
+from deepstruct.structure.signal import Signal, constant
+from deepstruct.trace.opgraph import Call, Op, Ref, Value
+
+if TYPE_CHECKING:
+    from deepstruct.trace import OpGraph
+
+LEVEL_CONSTANT, LEVEL_CONTROL, LEVEL_DATA = 0, 1, 2
+_RANDOM = ("bernoulli", "rand", "randn", "randint", "randperm", "uniform", "normal", "exponential", "multinomial",
+           "native_dropout", "rand_like", "randn_like", "log_normal", "geometric", "cauchy")  # fmt: skip
+_CACHE_BYTES = 64 << 20
+
+
+class Values:
+    """Real values and levels of what is no activation: constants, parameters, integers, masks."""
+
+    def __init__(self, graph: OpGraph) -> None:
+        self.graph = graph
+        self.level, self.random = self._levels()
+        self._cache: OrderedDict[int, torch.Tensor] = OrderedDict()
+        self._cached_bytes = 0
+
+    def _levels(self) -> tuple[list[int], list[bool]]:
+        graph = self.graph
+        level, random = [LEVEL_CONSTANT] * len(graph.values), [False] * len(graph.values)
+        for id in graph.inputs:
+            float_input = graph.values[id].dtype.is_floating_point or graph.values[id].dtype.is_complex
+            level[id] = LEVEL_DATA if float_input else LEVEL_CONTROL
+        for op in graph.ops:
+            ids = list(refs((op.args, op.kwargs)))
+            top = max((level[i] for i in ids), default=LEVEL_CONSTANT)
+            chance = op.name in _RANDOM or any(random[i] for i in ids)
+            for out in op.outputs:
+                if out is not None:
+                    level[out], random[out] = top, chance
+        return level, random
+
+    def get(self, id: int) -> torch.Tensor:
+        """The real tensor of a value, for the example input; computed from the slice of ops that it needs."""
+        value = self.graph.values[id]
+        if value.data is not None:
+            return value.data.detach()
+        if id in self._cache:
+            self._cache.move_to_end(id)
+            return self._cache[id]
+        tensor = self.graph.evaluate([id])[id].detach()
+        size = tensor.numel() * tensor.element_size()
+        if size <= _CACHE_BYTES // 4:
+            self._cache[id] = tensor
+            self._cached_bytes += size
+            while self._cached_bytes > _CACHE_BYTES:
+                _, old = self._cache.popitem(last=False)
+                self._cached_bytes -= old.numel() * old.element_size()
+        return tensor
+
+    def known(self, id: int) -> bool:
+        """Whether real numbers are at hand: False for what hangs on meta or fake parameters."""
+        value = self.graph.values[id]
+        if value.data is not None:
+            return _is_real(value.data)
+        return all(
+            _is_real(data) for leaf in self.leaves(id) if (data := self.graph.values[leaf].data) is not None
+        )
+
+    def leaves(self, id: int) -> frozenset[int]:
+        """The inputs, parameters, buffers and constants that a value is computed from."""
+        seen, stack, found = set(), [id], set()
+        while stack:
+            here = stack.pop()
+            if here in seen:
+                continue
+            seen.add(here)
+            producer = self.graph.values[here].producer
+            if producer is None:
+                found.add(here)
+            else:
+                op = self.graph.ops[producer]
+                stack.extend(refs((op.args, op.kwargs)))
+        return frozenset(found)
+
+    def weight(self, id: int) -> WeightRef:
+        """The stored weights behind a value; tied ones share their key."""
+        leaves = self.leaves(id)
+        parameters = frozenset(i for i in leaves if self.graph.values[i].kind == "parameter")
+        if not self.known(id):
+            value = self.graph.values[id]
+            return WeightRef(("meta", parameters, value.shape), torch.empty(value.shape, device="meta"), bool(parameters))
+        tensor = self.get(id)
+        for leaf in parameters:
+            data = self.graph.values[leaf].data
+            if data is not None and data.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
+                return WeightRef(("parameter", leaf), tensor)
+        return WeightRef(("computed", parameters or leaves, tuple(tensor.shape), tensor.stride()), tensor, bool(parameters))
+
+
+@dataclass(frozen=True)
+class Arg:
+    """A tensor argument of a recorded operation.
+
+    `signal` is the index map of an activation, and None for parameters, constants, integers and masks.
+    """
+
+    id: int
+    value: Value
+    signal: Signal | None
+    _values: Values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    @property
+    def data_dependent(self) -> bool:
+        """Whether the value hangs on activations (not only on integers, parameters and constants)."""
+        return self._values.level[self.id] == LEVEL_DATA
+
+    @property
+    def from_input(self) -> bool:
+        return self._values.level[self.id] != LEVEL_CONSTANT
+
+    def known(self) -> bool:
+        """Whether its numbers can be computed and mean something (no random draw, no meta tensor)."""
+        return not self._values.random[self.id] and self._values.known(self.id)
+
+    def tensor(self) -> torch.Tensor:
+        """Its real value for the example input."""
+        return self._values.get(self.id)
+
+    def weight(self) -> WeightRef:
+        return self._values.weight(self.id)
+
+    def zeros(self) -> torch.Tensor | None:
+        """Where a constant is exactly zero (boolean); None where it is nowhere, or its value is not known."""
+        if not self.known():
+            return None
+        zeros = self.tensor() == 0
+        return zeros if bool(zeros.any()) else None
+
+    def table(self) -> Signal | torch.Tensor:
+        """The signal, or the index map of a constant."""
+        if self.signal is not None:
+            return self.signal
+        if not self.known():
+            return torch.full(self.shape, -1, dtype=torch.int64)
+        return constant(self.tensor())
+
+
+@dataclass(frozen=True)
+class Node:
+    """A recorded operation or call, as a rule sees it: tensors are `Arg`, everything else is as it was."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: tuple[Value | None, ...]  # flat tensors that it returned
+    op: Op | None = None
+    call: Call | None = None
+    users: Callable[[int], list[Op]] = lambda _: []
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or name."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def tensors(self) -> list[Arg]:
+        """All tensor arguments, in order, nested ones included."""
+        return [a for a in pytree.tree_leaves((self.args, self.kwargs), is_leaf=_is_arg) if isinstance(a, Arg)]
+
+    def signals(self) -> list[Signal]:
+        return [a.signal for a in self.tensors() if a.signal is not None]
+
+    @property
+    def module(self) -> Any:
+        return None if self.call is None else self.call.module
+
+
+def refs(tree: Any) -> Iterator[int]:
+    """The value ids in recorded arguments."""
+    for leaf in pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Ref)):
+        if isinstance(leaf, Ref):
+            yield leaf.id
+
+
+def _is_arg(x: Any) -> bool:
+    return isinstance(x, Arg)
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))

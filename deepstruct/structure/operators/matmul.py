@@ -1,0 +1,138 @@
+"""y[..., o] = sum over i of x[..., i] M[i, o]: linear layers, batched products, mixes of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from deepstruct.structure.operand import Operand
+from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode, WeightRef, alive, weights_in
+
+_CHUNK = 1 << 22  # edges in one piece
+
+
+class Matmul(EdgeOperator):
+    """Edges x[..., i] -> y[..., o] where the matrix entry M[..., i, o] is an edge.
+
+    Args:
+        source: operand of shape (*batch, rows, inner).
+        target: operand of shape (*batch, rows, outer).
+        weight: stored weights of shape (inner, outer) or (*batch, inner, outer); None for a mix of two
+            activations, where the edges are structural.
+        pattern: boolean matrix (same shapes) of the edges of a mix; None for all-to-all.
+        threshold: cut in magnitude below which a weight is no edge.
+    """
+
+    def __init__(
+        self,
+        source: Operand,
+        target: Operand,
+        weight: WeightRef | None = None,
+        pattern: torch.Tensor | None = None,
+        threshold: float = 0.0,
+    ) -> None:
+        self.source, self.target, self.weight, self.threshold = source, target, weight, threshold
+        self.inner, self.outer = source.shape[-1], target.shape[-1]
+        if weight is not None and not weight.tensor.is_meta:
+            live = alive(weight.tensor, threshold)
+            self._dense = bool(live.all())
+        else:
+            self._dense = pattern is None
+        self._pattern = None if weight is not None else pattern
+
+    @property
+    def dense(self) -> bool:
+        """Whether every entry is an edge, so that products are sums."""
+        return self._dense
+
+    def _matrix(self, mode: WeightMode, dtype: torch.dtype) -> torch.Tensor:
+        if self.weight is not None:
+            return weights_in(self.weight, mode, dtype, self.threshold)
+        assert self._pattern is not None
+        return self._pattern.to(dtype)
+
+    def forward(self, x: torch.Tensor, mode: WeightMode = "pattern") -> torch.Tensor:
+        if self._dense and (mode == "pattern" or self.weight is None):
+            return x.sum(-1, keepdim=True).expand(*x.shape[:-1], self.outer)
+        return x @ self._matrix(mode, x.dtype)
+
+    def backward(self, y: torch.Tensor, mode: WeightMode = "pattern") -> torch.Tensor:
+        if self._dense and (mode == "pattern" or self.weight is None):
+            return y.sum(-1, keepdim=True).expand(*y.shape[:-1], self.inner)
+        return y @ self._matrix(mode, y.dtype).transpose(-1, -2)
+
+    def touches(self, units: torch.Tensor) -> torch.Tensor:
+        if self._pattern is None:
+            return units.any(-1, keepdim=True).expand(*units.shape[:-1], self.outer)
+        return super().touches(units)
+
+    def weight_usage(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        assert self.weight is not None
+        tensor = self.weight.tensor
+        if tensor.dim() == 2:
+            usage = x.reshape(-1, self.inner).T @ y.reshape(-1, self.outer)
+        else:
+            usage = (x.transpose(-1, -2) @ y).sum_to_size(tensor.shape)
+        return usage if tensor.is_meta else usage * alive(tensor, self.threshold)
+
+    def fan_in(self) -> int:
+        return self.inner
+
+    def count(self, source_ok: torch.Tensor | None = None, target_ok: torch.Tensor | None = None) -> int:
+        if source_ok is None and target_ok is None:
+            rows = self.source.numel // max(self.inner, 1)
+            if self._dense:
+                return rows * self.inner * self.outer
+            live = (
+                alive(self.weight.tensor, self.threshold) if self.weight is not None else self._pattern
+            )
+            assert live is not None
+            if live.dim() == 2:
+                return rows * int(live.sum().item())
+            shape = (*self.source.shape[:-2], self.inner, self.outer)
+            return self.source.shape[-2] * int(live.expand(shape).sum().item())
+        return super().count(source_ok, target_ok)
+
+    def edges(self) -> Iterator[Edges]:
+        rows_shape = self.source.shape[:-1]
+        rows = torch.arange(self.source.numel // max(self.inner, 1))
+        if self.weight is None and self._pattern is None:
+            matrix: torch.Tensor = torch.ones(self.inner, self.outer, dtype=torch.bool)
+        elif self.weight is None:
+            assert self._pattern is not None
+            matrix = self._pattern
+        else:
+            matrix = self.weight.tensor
+        if matrix.is_meta:
+            matrix = torch.ones(matrix.shape, dtype=torch.bool)
+        live = alive(matrix, self.threshold)
+        if matrix.dim() == 2:
+            inner, outer = live.nonzero(as_tuple=True)
+            yield from self._pieces(rows, inner, outer, matrix[inner, outer])
+            return
+        batch = self.source.shape[:-2]
+        live, matrix = (m.expand(*batch, self.inner, self.outer) for m in (live, matrix))
+        live, matrix = (m.reshape(-1, self.inner, self.outer) for m in (live, matrix))
+        per = rows.reshape(live.shape[0], rows_shape[-1])
+        for b in range(live.shape[0]):
+            inner, outer = live[b].nonzero(as_tuple=True)
+            yield from self._pieces(per[b], inner, outer, matrix[b][inner, outer])
+
+    def _pieces(
+        self, rows: torch.Tensor, inner: torch.Tensor, outer: torch.Tensor, weight: torch.Tensor
+    ) -> Iterator[Edges]:
+        if inner.numel() == 0 or rows.numel() == 0:
+            return
+        values = weight.detach().to(torch.float64)
+        if not self.weighted:
+            values = torch.full_like(values, float("nan"))
+        step = max(1, _CHUNK // inner.numel())
+        for start in range(0, rows.numel(), step):
+            part = rows[start : start + step]
+            source = (part[:, None] * self.inner + inner).reshape(-1)
+            target = (part[:, None] * self.outer + outer).reshape(-1)
+            yield Edges(source, target, values.expand(part.numel(), -1).reshape(-1))
+
+    def bytes(self) -> int:
+        return 0 if self._pattern is None else self._pattern.numel()

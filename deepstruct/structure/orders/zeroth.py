@@ -1,0 +1,94 @@
+"""Model to zeroth order: a trace read by rules into spaces of units and edge operators."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from deepstruct.errors import InputError
+from deepstruct.structure.fuse import fuse_sums
+from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.operators import EdgeOperator
+from deepstruct.structure.reader import Progress, Reader
+from deepstruct.structure.rules.dispatch import Dispatcher
+from deepstruct.structure.settings import Settings
+
+if TYPE_CHECKING:
+    from deepstruct.trace import OpGraph
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a zeroth-order graph was read from, for the orders above it."""
+
+    trace: OpGraph
+    settings: Settings
+
+
+class ZerothOrder:
+    """Units and weights. `name` is the order; `build` makes the graph from a trace."""
+
+    name = "zeroth"
+
+    def build(
+        self, trace: OpGraph, settings: Settings, registry: Any, progress: Progress | None = None, **options: Any
+    ) -> StructureGraph:
+        """The structure graph of a trace. Raises UnknownOpError where an op has no rule."""
+        if settings.density is not None:
+            everything = dataclasses.replace(settings, density=None, threshold=0.0)
+            uncut = _read(trace, everything, registry, None)
+            settings = _with_threshold(settings, uncut.operators)
+        return _read(trace, settings, registry, progress)
+
+
+def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress | None) -> StructureGraph:
+    dispatcher = Dispatcher(registry, settings.prefer)
+    reader = Reader(trace, settings, dispatcher, progress)
+    builder = reader.run()
+    is_output = torch.zeros(builder.num_slots, dtype=torch.bool)
+    notes = list(builder.notes)
+    for name, id in trace.outputs:
+        signal = reader.signals.get(id)
+        if signal is not None:
+            index = signal.index
+            is_output[index[index >= 0]] = True
+        else:
+            notes.append(f"output {name!r} does not depend on activations: it has no units")
+    parent = fuse_sums(builder.spaces, builder.operators, is_output)
+    parameters = sum(_numel(trace, id) for id in set(trace.parameters.values()))
+    name = trace.calls[0].name if trace.calls else "model"
+    return StructureGraph(
+        "zeroth", name, builder.spaces, builder.operators, is_output, parent, parameters,
+        conventions=settings.conventions(), notes=[*trace.notes, *notes], unknown=reader.unknown,
+        providers=dict(dispatcher.used), context=Origin(trace, settings),
+    )  # fmt: skip
+
+
+def _numel(trace: OpGraph, id: int) -> int:
+    total = 1
+    for n in trace.values[id].shape:
+        total *= n
+    return total
+
+
+def _with_threshold(settings: Settings, operators: list[EdgeOperator]) -> Settings:
+    """The threshold that keeps the wanted fraction of all stored weights."""
+    assert settings.density is not None
+    seen: dict[Any, torch.Tensor] = {}
+    for op in operators:
+        if op.weighted and op.weight is not None:
+            tensor = op.weight.tensor
+            if tensor.is_meta:
+                raise InputError("density= needs weights with values; this model has none in memory")
+            key = (op.weight.key, tensor.storage_offset(), tuple(sorted(zip(tensor.stride(), tensor.shape, strict=True))))
+            seen[key] = tensor
+    if not seen:
+        return settings
+    magnitudes = torch.cat([t.detach().abs().reshape(-1).to(torch.float32) for t in seen.values()])
+    keep = round(settings.density * magnitudes.numel())
+    if keep >= magnitudes.numel():
+        return settings
+    cut = torch.topk(magnitudes, max(keep, 1) + 1).values[-1] if keep else magnitudes.max()
+    return dataclasses.replace(settings, density=None, threshold=float(cut))

@@ -1,0 +1,175 @@
+"""Linear maps with stored weights, and products of two activations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from deepstruct.structure.builder import Builder
+from deepstruct.structure.node import Arg, Node
+from deepstruct.structure.operators import WeightRef
+from deepstruct.structure.rules.base import RuleSet
+from deepstruct.structure.signal import Signal
+
+rules = RuleSet()
+
+
+@rules.op("mm", "bmm", "matmul", "mv", "dot", "vdot")
+def matmul(b: Builder, node: Node) -> Signal:
+    """A product of matrices, batches of them, or vectors."""
+    return product(b, node.arg(0, "self"), node.args[1], _shape(node))
+
+
+@rules.op("addmm", "baddbmm", "addbmm", "addmv")
+def addmm(b: Builder, node: Node) -> Signal:
+    """beta * start + alpha * (a @ b)."""
+    start, left, right = node.args[:3]
+    shape = _shape(node)
+    beta = node.kwargs.get("beta", 1)
+    constant = start.signal is None
+    bias = constant and beta != 0
+    inner = product(b, left, right, shape, bias=bias) if _any(left, right) else None
+    if constant or beta == 0:
+        assert inner is not None
+        return inner
+    first = start.signal.mapped(lambda t: t.expand(shape))
+    return first if inner is None else b.merge([first, inner], additive=True)
+
+
+@rules.op("linear")
+def linear(b: Builder, node: Node) -> Signal:
+    """x W' + bias."""
+    x, weight = node.arg(0, "input"), node.arg(1, "weight")
+    bias = node.arg(2, "bias")
+    if x.signal is None or weight.signal is not None:
+        return NotImplemented
+    ref = weight.weight()
+    return b.matmul(x.signal, _transposed(ref), bias=bias is not None)
+
+
+def product(b: Builder, left: Arg, right: Arg, shape: tuple[int, ...], *, bias: bool = False) -> Signal:
+    """left @ right, where either may be an activation, stored weights, or a constant."""
+    if left.signal is not None and right.signal is None and _stored(right):
+        return _times_weights(b, left.signal, right, shape, bias)
+    if right.signal is not None and left.signal is None and _stored(left):
+        turned = _times_weights(b, _turn(right.signal), left, _turned(shape, right), bias, transposed=True)
+        return turned.mapped(lambda t: t.transpose(-1, -2) if len(shape) >= 2 and t.dim() >= 2 else t).mapped(
+            lambda t: t.reshape(shape)
+        )
+    return _mix(b, left, right, shape)
+
+
+def _times_weights(
+    b: Builder, x: Signal, weight: Arg, shape: tuple[int, ...], bias: bool, transposed: bool = False
+) -> Signal:
+    ref = weight.weight()
+    if transposed:
+        ref = _transposed(ref)
+    vector = ref.tensor.dim() == 1
+    if vector:
+        ref = ref._replace(tensor=ref.tensor.unsqueeze(-1))
+    flat = x.mapped(lambda t: t.unsqueeze(0)) if len(x.shape) == 1 else x
+    if ref.tensor.dim() > 2 and ref.tensor.shape[:-2] != flat.shape[:-2]:
+        lead = torch.broadcast_shapes(ref.tensor.shape[:-2], flat.shape[:-2])
+        flat = flat.mapped(lambda t: t.expand(*lead, *t.shape[-2:]))
+    if ref.tensor.dim() > 2 and all(s == 0 for s in ref.tensor.stride()[:-2]):
+        index = (0,) * (ref.tensor.dim() - 2)  # one matrix, broadcast over the batch
+        ref = ref._replace(tensor=ref.tensor[index])
+    out = b.matmul(flat, ref, bias=bias)
+    return out.mapped(lambda t: t.reshape(shape))
+
+
+def _mix(b: Builder, left: Arg, right: Arg, shape: tuple[int, ...]) -> Signal:
+    lead = shape[: max(len(shape) - 2, 0)]
+    sides: list[Signal | None] = []
+    zeros: list[torch.Tensor | None] = []
+    vectors = (len(left.shape) == 1, len(right.shape) == 1)
+    for arg, is_vector, column in ((left, vectors[0], False), (right, vectors[1], True)):
+        fix = _fixer(is_vector, column, lead)
+        sides.append(None if arg.signal is None else arg.signal.mapped(fix))
+        zero = None
+        if arg.signal is None and not arg.data_dependent:
+            zero = arg.zeros()
+        zeros.append(None if zero is None else fix(zero))
+    rows = 1 if vectors[0] else left.shape[-2]
+    cols = 1 if vectors[1] else right.shape[-1]
+    out = b.mix(sides[0], sides[1], (zeros[0], zeros[1]), (*lead, rows, cols))
+    return out.mapped(lambda t: t.reshape(shape))
+
+
+def _fixer(is_vector: bool, column: bool, lead: tuple[int, ...]) -> Any:
+    def fix(t: torch.Tensor) -> torch.Tensor:
+        if is_vector:
+            t = t.unsqueeze(-1 if column else 0)
+        return t.expand(*lead, *t.shape[-2:])
+
+    return fix
+
+
+def _stored(arg: Arg) -> bool:
+    """Whether an argument is a weight: numbers that do not hang on the input."""
+    return not arg.from_input
+
+
+def _transposed(ref: WeightRef) -> WeightRef:
+    return ref if ref.tensor.dim() < 2 else ref._replace(tensor=ref.tensor.transpose(-1, -2))
+
+
+def _turn(x: Signal) -> Signal:
+    return x.mapped(lambda t: t.transpose(-1, -2) if t.dim() >= 2 else t.unsqueeze(0))
+
+
+def _turned(shape: tuple[int, ...], right: Arg) -> tuple[int, ...]:
+    if len(right.shape) == 1:
+        return (1, math.prod(shape))
+    return (*shape[:-2], shape[-1], shape[-2]) if len(shape) >= 2 else (shape[0], 1)
+
+
+def _any(*args: Arg) -> bool:
+    return any(a.signal is not None for a in args)
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    assert node.out[0] is not None
+    return node.out[0].shape
+
+
+@rules.op("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution")
+def convolution(b: Builder, node: Node) -> Signal:
+    """A convolution in 1 to 3 dimensions, forward or transposed."""
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args[:9]
+    if x.signal is None or weight.signal is not None:
+        return NotImplemented
+    rank = len(weight.shape) - 2
+    return b.conv(
+        x.signal, weight.weight(), _shape(node), bias=bias is not None,
+        stride=_full(stride, rank), padding=_full(padding, rank), dilation=_full(dilation, rank),
+        transposed=transposed, output_padding=_full(output_padding, rank), groups=groups,
+    )  # fmt: skip
+
+
+def _full(numbers: list[int], rank: int) -> tuple[int, ...]:
+    return tuple(numbers) * rank if len(numbers) == 1 else tuple(numbers)
+
+
+@rules.op("embedding")
+def embedding(b: Builder, node: Node) -> Signal | list[None]:
+    """Rows that integers look up: one source unit per position and feature."""
+    weight, indices = node.arg(0, "weight"), node.arg(1, "indices")
+    if weight.signal is not None:
+        return b.reindex(lambda t: t[indices.tensor()], [weight.signal])[0]
+    if not indices.from_input:
+        return [None]
+    return b.source(_shape(node), f"{b.where[0] or 'embedding'}", kind="embedding")
+
+
+@rules.op("index", "index_select", "gather")
+def lookup(b: Builder, node: Node) -> Any:
+    """A table of numbers read by integers of the input gives source units; else elements move."""
+    if node.signals():
+        from deepstruct.structure.rules.reindex import move
+
+        return move(b, node)
+    return b.source(_shape(node), f"{b.where[0] or node.name}", kind="embedding")

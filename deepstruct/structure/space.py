@@ -1,0 +1,47 @@
+"""A space: the units that one operation created, as one block of slots."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Space:
+    """Units of one layer.
+
+    Attributes:
+        name: readable and unique in its graph: module path and operation.
+        path: path of the module whose forward created it ("" for the model itself).
+        kind: "source", "embedding", "contraction", "mix", "sum", "product", "merge", "window", "reduce",
+            "stats", "dense", "recurrent", or "channels", "layer", "cell" at the higher orders.
+        shape: of the activation tensor; slots are numbered in row-major order from `offset`.
+        additive: whether a unit is a plain sum of what it reads, so that it can be part of a later sum.
+        live: boolean per slot, False where there is no unit (a constant row, a masked score); None if all are.
+        call: index of the call of the trace that created it.
+    """
+
+    index: int
+    name: str
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+    additive: bool = False
+    live: torch.Tensor | None = None
+    call: int = 0
+    node_names: list[str] | None = None
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def slots(self) -> slice:
+        return slice(self.offset, self.offset + self.numel)
+
+    @property
+    def is_source(self) -> bool:
+        return self.kind in ("source", "embedding")
