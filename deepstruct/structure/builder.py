@@ -91,9 +91,14 @@ class Builder:
             space.live = live.reshape(-1).clone()
         return Signal(torch.where(live, base, code))
 
-    def source(self, shape: Sequence[int], name: str, kind: str = "source") -> Signal:
-        """Units that the graph starts from: a model input, or the rows that integers looked up."""
-        return self.signal(self.space(shape, kind, name=name))
+    def source(self, shape: Sequence[int], name: str, kind: str = "source", value: int | None = None) -> Signal:
+        """Units that the graph starts from: a model input, or the rows that integers looked up.
+
+        `value` is the id of the trace's value whose elements they are.
+        """
+        space = self.space(shape, kind, name=name)
+        space.value = value
+        return self.signal(space)
 
     def operand(self, signal: Signal) -> Operand:
         """The operand behind a signal: strided where its index is still a view of a space's numbering."""

@@ -13,6 +13,7 @@ import torch
 from deepstruct.errors import StructureError
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
 from deepstruct.structure.fuse import live_slots
+from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity
 from deepstruct.structure.space import Space
 from deepstruct.structure.weights import count_weights
@@ -38,6 +39,7 @@ class StructureGraph:
         conventions: what the numbers mean.
         unknown: (op, module path) pairs that were wired all to all.
         origin: the graph of the order below, when this one is a quotient of it.
+        outputs: (name, operand) of every output tensor of the model: which slot each of its elements is.
     """
 
     order: str
@@ -54,6 +56,7 @@ class StructureGraph:
     providers: Mapping[str, str] = field(default_factory=dict)
     origin: StructureGraph | None = None
     context: Any = field(default=None, repr=False)  # the trace and settings, for the orders above
+    outputs: Sequence[tuple[str, Operand]] = ()
 
     # -- sizes
 

@@ -73,7 +73,7 @@ class Reader:
             value = self.graph.values[id]
             if value.dtype.is_floating_point or value.dtype.is_complex:
                 self.builder.where = ("", "input", 0)
-                self.signals[id] = self.builder.source(value.shape, value.name or "input")
+                self.signals[id] = self.builder.source(value.shape, value.name or "input", value=id)
             else:
                 self.signals[id] = None
 

@@ -21,6 +21,7 @@ class Space:
         additive: whether a unit is a plain sum of what it reads, so that it can be part of a later sum.
         live: boolean per slot, False where there is no unit (a constant row, a masked score); None if all are.
         call: index of the call of the trace that created it.
+        value: of a source, the value of the trace whose elements its units are.
     """
 
     index: int
@@ -33,6 +34,7 @@ class Space:
     live: torch.Tensor | None = None
     call: int = 0
     node_names: list[str] | None = None
+    value: int | None = None
 
     @property
     def numel(self) -> int:

@@ -49,11 +49,13 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
     builder = reader.run()
     is_output = torch.zeros(builder.num_slots, dtype=torch.bool)
     notes = list(builder.notes)
+    outputs = []
     for name, id in trace.outputs:
         signal = reader.signals.get(id)
         if signal is not None:
             index = signal.index
             is_output[index[index >= 0]] = True
+            outputs.append((name, builder.operand(signal)))
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
     parent = fuse_sums(builder.spaces, builder.operators, is_output)
@@ -62,7 +64,7 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
     return StructureGraph(
         "zeroth", name, builder.spaces, builder.operators, is_output, parent, parameters,
         conventions=settings.conventions(), notes=[*trace.notes, *notes], unknown=reader.unknown,
-        providers=dict(dispatcher.used), context=Origin(trace, settings),
+        providers=dict(dispatcher.used), context=Origin(trace, settings), outputs=outputs,
     )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ def embedding(b: Builder, node: Node) -> Signal | list[None]:
         return b.reindex(lambda t: t[indices.tensor()], [weight.signal])[0]
     if not indices.from_input:
         return [None]
-    return b.source(_shape(node), f"{b.where[0] or 'embedding'}", kind="embedding")
+    return _looked_up(b, node)
 
 
 @rules.op("index", "index_select", "gather")
@@ -172,4 +172,10 @@ def lookup(b: Builder, node: Node) -> Any:
         from deepstruct.structure.rules.reindex import move
 
         return move(b, node)
-    return b.source(_shape(node), f"{b.where[0] or node.name}", kind="embedding")
+    return _looked_up(b, node)
+
+
+def _looked_up(b: Builder, node: Node) -> Signal:
+    """One source unit per element of what integers looked up in a table of numbers."""
+    assert node.out[0] is not None
+    return b.source(_shape(node), b.where[0] or node.name, kind="embedding", value=node.out[0].id)
