@@ -1,0 +1,1 @@
+"""The command line: `deepstruct analyze | plugins | doctor | demo`, and what plugins add."""

@@ -1,0 +1,139 @@
+"""`deepstruct analyze`: one model in, a report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+ORDERS = "zeroth,first,second,third"
+
+
+@click.command(short_help="Measure the structure of a model.")
+@click.argument("model", metavar="MODULE:FACTORY")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="[NAME=]SHAPE[:DTYPE]",
+    help="Shape of an example input, such as 1,3,224,224 or ids=1,16:int64. Several for several arguments; "
+    "with a name, a keyword argument. Floats are random, integers are ones.",
+)
+@click.option(
+    "--dtype", default="float32", show_default=True, help="Of inputs that name none (int64 for tokens)."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint file to load into the model.")
+@click.option("--orders", default=ORDERS, show_default=True, help="Orders of structure, separated by commas.")
+@click.option("--metrics", metavar="A,B,...", help="Metrics to compute; the standard panel without it.")
+@click.option(
+    "--analyzer", default="auto", show_default=True, help="auto, operator, igraph, networkx or a plugin's."
+)
+@click.option(
+    "--threshold", default=0.0, show_default=True, help="Weights up to this magnitude are no edges."
+)
+@click.option("--density", type=float, help="Keep this share of the weights, the largest by magnitude.")
+@click.option(
+    "--normalization",
+    type=click.Choice(["one_to_one", "stats"]),
+    default="one_to_one",
+    show_default=True,
+    help="How layer, group and RMS norms wire units.",
+)
+@click.option(
+    "--max-memory", default="2GiB", show_default=True, help="Budget for explicit graphs, such as 4GB."
+)
+@click.option(
+    "--on-unknown",
+    type=click.Choice(["error", "dense"]),
+    default="error",
+    show_default=True,
+    help="What to do with an operation that no rule covers.",
+)
+@click.option("--depth", default=2, show_default=True, help="Module depth of the cells of the third order.")
+@click.option(
+    "--unit",
+    type=click.Choice(["channel", "head"]),
+    default="channel",
+    show_default=True,
+    help="What a node of the first order is.",
+)
+@click.option(
+    "--prefer", multiple=True, metavar="KEY=DISTRIBUTION", help="Settles a conflict of two plugins."
+)
+@click.option("--seed", default=0, show_default=True, help="For random weights and inputs.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report as JSON.")
+@click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write the report as HTML.")
+@click.option("--quiet", is_flag=True, help="Print no table.")
+def analyze(model: str, **options: Any) -> None:
+    """Measure the structure of a model at up to four orders.
+
+    MODULE:FACTORY names a model, or a class or function without arguments that makes one:
+    torchvision.models:alexnet, or path/to/file.py:build. The model is put into evaluation mode.
+    Without --input, one is looked for on the model (Lightning, Hugging Face and timm models have one).
+    """
+    from deepstruct.checkpoints import load_weights
+    from deepstruct.cli.factory import build_model
+    from deepstruct.cli.inputs import names, parse_bytes, parse_inputs
+    from deepstruct.cli.progress import progress_bar
+
+    max_memory = parse_bytes(options["max_memory"])
+    args, kwargs = parse_inputs(options["inputs"], options["dtype"], options["seed"])
+    prefer = _preferences(options["prefer"])
+    for path in (options["json_path"], options["html_path"]):
+        _check_writable(path)
+    built = build_model(model, options["seed"])
+    if options["weights"] is not None:
+        load_weights(built, options["weights"])
+    built.eval()
+
+    from deepstruct.api import analyze as run
+
+    with progress_bar("analyze") as progress:
+        report = run(
+            built,
+            args or None,
+            example_kwargs=kwargs or None,
+            orders=names(options["orders"]) or (),
+            metrics=names(options["metrics"]),
+            analyzer=options["analyzer"],
+            threshold=options["threshold"],
+            density=options["density"],
+            normalization=options["normalization"],
+            max_memory=max_memory,
+            on_unknown=options["on_unknown"],
+            depth=options["depth"],
+            unit=options["unit"],
+            prefer=prefer,
+            progress=progress,
+        )
+    if not options["quiet"]:
+        click.echo(str(report))
+    if options["json_path"] is not None:
+        report.to_json(options["json_path"])
+        click.echo(f"wrote {options['json_path']}", err=True)
+    if options["html_path"] is not None:
+        report.to_html(options["html_path"])
+        click.echo(f"wrote {options['html_path']}", err=True)
+
+
+def _preferences(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    from deepstruct.errors import InputError
+
+    result = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise InputError(
+                f"--prefer {pair!r}: write KEY=DISTRIBUTION, as the message of the conflict does"
+            )
+        result[key.strip()] = value.strip()
+    return result or None
+
+
+def _check_writable(path: Path | None) -> None:
+    # Before the analysis rather than after it: nobody wants to lose an hour to a typing error.
+    from deepstruct.errors import InputError
+
+    if path is not None and not path.resolve().parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.resolve().parent}")

@@ -1,0 +1,83 @@
+"""`deepstruct doctor`: what this installation has, in a form to paste into a bug report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+import click
+
+from deepstruct import __version__
+from deepstruct.plugin import get_host
+
+PACKAGES = ("torch", "numpy", "scipy", "networkx", "igraph", "pluggy", "click", "rich")
+EXTRAS = ("pandas", "matplotlib", "scikit-learn", "safetensors", "transformers", "timm", "torchvision")
+EXTENSIONS = ("deepstruct._masked", "deepstruct._graph")
+"""Compiled modules; without them everything runs on PyTorch alone."""
+
+
+@click.command(short_help="Show versions and the state of this installation.")
+def doctor() -> None:
+    """Show versions, threads, compiled extensions and plugins; exit with 1 when something is broken."""
+    problems = []
+    _line("deepstruct", __version__)
+    _line(
+        "python", f"{platform.python_version()} ({platform.python_implementation()}, {platform.platform()})"
+    )
+    for name in PACKAGES:
+        version = _version(name)
+        if version is None:
+            problems.append(f"{name} is not installed, but deepstruct needs it: pip install {name}")
+        _line(name, version or "missing")
+    _line("optional", ", ".join(f"{name} {_version(name) or '-'}" for name in EXTRAS))
+    problems += _torch()
+    for name in EXTENSIONS:
+        found = importlib.util.find_spec(name)
+        _line(name.partition(".")[2].strip("_") + " ext", found.origin or "built" if found else "not built")
+    problems += _plugins()
+    for problem in problems:
+        click.echo(f"problem: {problem}")
+    if problems:
+        raise click.exceptions.Exit(1)
+    click.echo("no problems found")
+
+
+def _torch() -> list[str]:
+    try:
+        import torch
+    except Exception as error:  # a broken installation is what this command is for
+        return [f"torch cannot be imported: {type(error).__name__}: {error}"]
+    _line("cpu", torch.backends.cpu.get_cpu_capability())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    _line("threads", f"{torch.get_num_threads()} for torch, on {cores} cores")
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "not available"
+    _line("cuda", cuda)
+    return []
+
+
+def _plugins() -> list[str]:
+    host = get_host()
+    host.registry().collect_all()
+    records = host.records()
+    states = {
+        state: sum(r.state == state for r in records) for state in ("ok", "failed", "conflict", "disabled")
+    }
+    _line("plugins", ", ".join(f"{count} {state}" for state, count in states.items() if count) or "none")
+    return [
+        f"plugin {record.name} ({record.provider}): {record.error}"
+        for record in records
+        if record.state in ("failed", "conflict")
+    ]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _line(name: str, value: str) -> None:
+    click.echo(f"{name:<14} {value}")

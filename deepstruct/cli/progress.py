@@ -1,0 +1,29 @@
+"""A progress bar on stderr, where stderr is a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Tick = Callable[[str, float], None]
+"""Called with what is being done and how much of the whole is, from 0 to 1."""
+
+
+@contextmanager
+def progress_bar(title: str, enabled: bool | None = None) -> Iterator[Tick | None]:
+    """A function to report progress to, or None where nobody watches (stderr is a file or a pipe)."""
+    if not (sys.stderr.isatty() if enabled is None else enabled):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=1.0)
+
+        def tick(what: str, fraction: float) -> None:
+            bar.update(task, description=f"{title}: {what}", completed=fraction)
+
+        yield tick
