@@ -53,7 +53,7 @@ class FunctionRecorder(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 self.leaves.escape(name, args[0])
         if name == "_pad_packed_sequence":
-            args = self._with_real(args, 1)
+            return self._pad_packed_sequence(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _composite(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -61,7 +61,7 @@ class FunctionRecorder(TorchFunctionMode):
             index = self.record.enter_function(name, args, kwargs)
         try:
             if name in _RECURRENT and _is_packed(name, args):
-                args = self._with_real(args, 1)
+                args = (args[0], self._real(args[1], name), *args[2:])
             if name == "scaled_dot_product_attention":
                 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -78,18 +78,46 @@ class FunctionRecorder(TorchFunctionMode):
         finally:
             self.record.unwind(index)
 
-    def _with_real(self, args: tuple[Any, ...], position: int) -> tuple[Any, ...]:
-        """Arguments with the real values of a fake one, for kernels that read its memory."""
-        tensor = args[position]
-        if not self.leaves.is_fake(tensor):
-            return args
+    def _real(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
+        """Real values of a tensor whose memory a kernel reads."""
         with torch._C.DisableTorchFunction():
             v = self.record.ref(tensor)
+            self.leaves.data_read(name, [v])
+            if not self.leaves.is_fake(tensor):
+                return tensor
             real = self.recorder.evaluate([v])[v]
-            storage = self.record.storages.create(real)
-            storage.add_root(self.record.key(real), v)
+            if self.record.storages.find(real) is None:
+                self.record.storages.create(real).add_root(self.record.key(real), v)
             self.recorder.held.append(real)
-        return (*args[:position], real, *args[position + 1 :])
+            return real
+
+    def _pad_packed_sequence(
+        self,
+        data: torch.Tensor,
+        batch_sizes: torch.Tensor,
+        batch_first: bool,
+        padding_value: float,
+        total_length: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`torch._pad_packed_sequence` in recordable operations: its kernel writes to memory directly."""
+        with torch.utils._python_dispatch._disable_current_modes():
+            sizes = self._real(batch_sizes, "_pad_packed_sequence").tolist()
+        steps = total_length if total_length > 0 else len(sizes)
+        if steps < len(sizes):
+            raise ValueError(
+                f"Expected total_length to be at least the length of the longest sequence in input, but got "
+                f"total_length={total_length} and max sequence length being {len(sizes)}"
+            )
+        rows, start = [], 0
+        for size in sizes:
+            rows.append([start + i if i < size else -1 for i in range(sizes[0])])
+            start += size
+        rows += [[-1] * sizes[0]] * (steps - len(sizes))
+        index = torch.tensor(rows, device=data.device)
+        mask = (index >= 0).reshape(steps, sizes[0], *[1] * (data.dim() - 1))
+        padded = torch.where(mask, data[index.clamp(min=0)], padding_value)
+        lengths = (batch_sizes.unsqueeze(1) > torch.arange(sizes[0])).sum(0)
+        return padded.transpose(0, 1) if batch_first else padded, lengths
 
 
 def _is_packed(name: str, args: tuple[Any, ...]) -> bool:

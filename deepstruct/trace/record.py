@@ -71,11 +71,11 @@ class Record:
         args: tuple[Any, ...],
         shape: tuple[int, ...],
         dtype: torch.dtype,
-        **kwargs: Any,
+        options: dict[str, Any] | None = None,
     ) -> int:
         """Appends an op of ours with one result, and returns its value."""
         v = self._value(tuple(shape), dtype, "op", "", None)
-        self.op(target, name, args, kwargs, [v])
+        self.op(target, name, args, options or {}, [v])
         return v
 
     def leaf(self, tensor: torch.Tensor, kind: ValueKind, name: str = "", data: torch.Tensor | None = None) -> int:
@@ -225,7 +225,8 @@ class Record:
         data = self.graph.values[roots[0][1]].data
         if data is not None and not data.is_meta:
             device = data.device
-        base = self.derive(_aten.zeros.default, "zeros", ([reach],), whole.size, dtype, dtype=dtype, device=device)
+        options = {"dtype": dtype, "device": device}
+        base = self.derive(_aten.zeros.default, "zeros", ([reach],), whole.size, dtype, options)
         for root_key, root in roots:
             base = self._alias_write(base, whole, root, root_key)
         current = dict(storage.current)

@@ -53,7 +53,7 @@ class Snapshot:
                 self.modules.append(obj)
                 self._save_attributes(obj)
                 for name, item in obj.__dict__.items():
-                    if name in ("_parameters", "_buffers", "_modules"):
+                    if name in ("_parameters", "_buffers", "_modules") and isinstance(item, dict):
                         self._seen.add(id(item))
                         self._containers.append((item, item.copy()))
                         queue.extend((x, f"{dot}{key}", 0) for key, x in item.items())
