@@ -10,7 +10,7 @@ import platform
 import click
 
 from deepstruct import __version__
-from deepstruct.plugin import get_host
+from deepstruct.cli.plugins import inspected_host
 
 PACKAGES = ("torch", "numpy", "scipy", "networkx", "igraph", "pluggy", "click", "rich")
 EXTRAS = ("pandas", "matplotlib", "scikit-learn", "safetensors", "transformers", "timm", "torchvision")
@@ -58,9 +58,7 @@ def _torch() -> list[str]:
 
 
 def _plugins() -> list[str]:
-    host = get_host()
-    host.registry().collect_all()
-    records = host.records()
+    records = inspected_host().records()
     states = {
         state: sum(r.state == state for r in records) for state in ("ok", "failed", "conflict", "disabled")
     }

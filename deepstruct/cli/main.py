@@ -16,8 +16,7 @@ from deepstruct.cli.doctor import doctor
 from deepstruct.cli.plugins import plugins
 from deepstruct.errors import DeepstructError
 from deepstruct.plugin import Host, get_host
-
-HOOK = "deepstruct_commands"
+from deepstruct.plugin.host import COMMANDS_HOOK
 
 
 class PluginGroup(click.Group):
@@ -39,13 +38,13 @@ class PluginGroup(click.Group):
         host = get_host()
         if self._asked is not host:
             self._asked, self._theirs = host, {}
-            for plugin in host.implementers(HOOK):
+            for plugin in host.implementers(COMMANDS_HOOK):
                 # Each plugin fills a group of its own, so that it can neither replace nor remove a command.
                 group = click.Group(plugin.record.name)
-                host.call(HOOK, plugin, cli=group)
+                host.call(COMMANDS_HOOK, plugin, cli=group)
                 for name, command in sorted(group.commands.items()):
                     if name in self.commands or name in self._theirs:
-                        host.failed(plugin.record, f"the command {name!r} is taken", hook=HOOK)
+                        host.failed(plugin.record, f"the command {name!r} is taken", hook=COMMANDS_HOOK)
                     else:
                         self._theirs[name] = command
         return self._theirs

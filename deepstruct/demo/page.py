@@ -12,7 +12,8 @@ from deepstruct.demo.picture import TITLES
 from deepstruct.demo.table import COLUMNS, number
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933 }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 p { max-width: 46rem } img { max-width: 100%; border: 1px solid #e4e7eb; border-radius: 6px }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }

@@ -11,7 +11,7 @@ Masks = dict[str, Tensor]
 """Name of a weight to its mask, True where the weight may differ from zero."""
 
 
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+def prunable(model: nn.Module) -> dict[str, Tensor]:
     """The weights of linear and convolutional layers by name; biases and norms are never pruned."""
     return {
         f"{name}.weight": module.weight

@@ -38,7 +38,7 @@ def check_rule(item: Any) -> str | None:
 
 def check_order(item: Any) -> str | None:
     """None, or what an order transformer lacks."""
-    return _plain(item) or _named(item)
+    return _plain(item) or _named(item) or _needs(item, callables=("build",))
 
 
 def check_analyzer(item: Any) -> str | None:

@@ -37,6 +37,9 @@ BUILTINS = (
 )
 """Modules that contribute what is built in, through the hooks that any plugin uses."""
 
+COMMANDS_HOOK = "deepstruct_commands"
+"""The one hook that no built-in module implements, so that calling it need not load them."""
+
 PluginLike = Any | tuple[str, Any]
 
 
@@ -82,7 +85,8 @@ class Host:
         self._records: list[PluginRecord] = []
         self._loaded: list[Loaded] = []
         self._lock = threading.RLock()
-        self._state = "new"
+        self._ready: set[str] = set()
+        self._loading = False
         self._registry = Registry(self)
 
     @property
@@ -98,36 +102,44 @@ class Host:
     def records(self) -> list[PluginRecord]:
         """A record for every plugin, built-in ones first, then sorted by distribution and name."""
         self.load()
-        return list(self._records)
+        return sorted(self._records, key=lambda record: not record.builtin)
 
     def record(self, name: str) -> PluginRecord:
         """The record of one plugin by its name or its distribution's; PluginError when there is none."""
         records = self.records()
-        for record in records:
-            if name in (record.name, record.distribution) and not (record.builtin and name == PROJECT):
+        for record in reversed(records):  # ours give way to another one of the same name
+            if name == record.name or (name == record.distribution and not record.builtin):
                 return record
         known = ", ".join(record.name for record in records) or "none"
         raise PluginError(f"no plugin is called {name!r}; installed plugins: {known}")
 
-    def load(self) -> None:
-        """Import and register every plugin, once. With strict settings, a broken one raises PluginError."""
-        if self._state == "ready":
-            return
-        with self._lock:
-            if self._state == "ready":
-                return
-            if self._state == "loading":  # only the thread that holds the lock gets here
-                raise PluginError(
-                    "deepstruct was used while its plugins load: "
-                    "a plugin may not analyse anything when it is imported"
-                )
-            self._state = "loading"
-            try:
-                self._load_all()
-            except BaseException:
-                self._records, self._loaded, self._state = [], [], "new"
-                raise
-            self._state = "ready"
+    def load(self, *, builtins: bool = True) -> None:
+        """Import and register every plugin, once. With strict settings, a broken one raises PluginError.
+
+        With `builtins=False`, ours are left for later: importing them brings torch along.
+        """
+        phases = {"installed": self._load_installed, "builtin": self._load_builtin}
+        for phase, load in phases.items():
+            if phase in self._ready or (phase == "builtin" and not builtins):
+                continue
+            with self._lock:
+                if phase in self._ready:
+                    continue
+                if self._loading:  # only the thread that holds the lock gets here
+                    raise PluginError(
+                        "deepstruct was used while its plugins load: "
+                        "a plugin may not analyse anything when it is imported"
+                    )
+                before = len(self._records), len(self._loaded)
+                self._loading = True
+                try:
+                    load()
+                except BaseException:
+                    del self._records[before[0] :], self._loaded[before[1] :]
+                    raise
+                finally:
+                    self._loading = False
+                self._ready.add(phase)
 
     def plugins(self) -> list[Loaded]:
         """Every plugin that is registered, in order of loading."""
@@ -140,7 +152,7 @@ class Host:
         Those of others come before ours; among them `tryfirst` and `trylast` count, then the order of
         loading.
         """
-        self.load()
+        self.load(builtins=hook != COMMANDS_HOOK)
         found = [plugin for plugin in self._loaded if hook in plugin.record.hooks]
         return sorted(found, key=lambda plugin: (plugin.record.builtin, plugin.rank(hook)))
 
@@ -171,12 +183,13 @@ class Host:
         """One line on stderr."""
         print(f"deepstruct: {text}", file=self._stream or sys.stderr)
 
-    def _load_all(self) -> None:
-        if self._builtins:
-            for path in BUILTINS:
-                name = path.removeprefix("deepstruct.")
-                candidate = Candidate(name, PROJECT, self.context.version, path, _importer(path))
-                self._load_one(candidate, builtin=True)
+    def _load_builtin(self) -> None:
+        for path in BUILTINS if self._builtins else ():
+            name = path.removeprefix("deepstruct.")
+            candidate = Candidate(name, PROJECT, self.context.version, path, _importer(path))
+            self._load_one(candidate, builtin=True)
+
+    def _load_installed(self) -> None:
         for given in self._given:
             self._load_one(_given_candidate(given))
         if not self._entry_points:

@@ -112,13 +112,17 @@ def test_a_hook_that_does_not_work(case, install, recorder) -> None:
         name = "half"
         def probe(self, path, head): return 0
 
+    class Order:
+        name = "order"
+        def build(self, trace, settings, registry): return None
+
     @hookimpl
     def deepstruct_checkpoint_readers(ctx):
         {body}
 
     @hookimpl
     def deepstruct_orders(ctx):
-        return [Half()]
+        return [Order()]
     """,
     )
     install("good", GOOD)
@@ -131,7 +135,7 @@ def test_a_hook_that_does_not_work(case, install, recorder) -> None:
     assert "deepstruct_checkpoint_readers" in recorder.lines[0]
     # Its other hook still works, and so does the other plugin; what failed is not asked again.
     assert record.hooks == ["deepstruct_orders"]
-    assert [order.name for order in host.registry().orders] == ["half"]
+    assert [order.name for order in host.registry().orders] == ["order"]
     assert readers(host) == ["good"]
     assert len(recorder.lines) == 1
     assert host.record("good").state == "ok"
@@ -234,6 +238,9 @@ def test_an_entry_point_may_be_a_class(install, recorder) -> None:
 
     class Plugin:
         name = "classy"
+
+        def build(self, trace, settings, registry):
+            return None
 
         @hookimpl
         def deepstruct_orders(self, ctx):
