@@ -1,0 +1,103 @@
+"""Distances in the undirected graph (direction dropped, parallel edges and self-loops too)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepstruct.metrics.table import all_pairs, on_both
+
+if TYPE_CHECKING:
+    from deepstruct.analyzers.igraph import IgraphView
+    from deepstruct.analyzers.networkx import NetworkxView
+
+
+def average_path_length_igraph(view: IgraphView) -> float:
+    view.need_edges()
+    return float(view.simple.average_path_length(directed=False, unconn=True))
+
+
+def diameter_igraph(view: IgraphView) -> int:
+    view.need_nodes()
+    components = view.simple.connected_components()
+    sizes = np.asarray(components.sizes())
+    largest = np.flatnonzero(sizes == sizes.max())
+    if len(largest) == len(sizes):
+        return int(view.simple.diameter(directed=False, unconn=True))
+    return max(int(components.subgraph(int(index)).diameter(directed=False)) for index in largest)
+
+
+def global_efficiency_igraph(view: IgraphView) -> float:
+    if view.num_nodes < 2:
+        return 0.0
+    # the mean inverse distance to all others, averaged over the nodes
+    return math.fsum(view.simple.harmonic_centrality()) / view.num_nodes
+
+
+def _distances(view: NetworkxView) -> dict[int, dict[int, int]]:
+    """How many ordered pairs of different nodes are at each distance, per component."""
+    import networkx as nx
+
+    def count() -> dict[int, dict[int, int]]:
+        table: dict[int, dict[int, int]] = {}
+        for index, component in enumerate(nx.connected_components(view.simple)):
+            row = table.setdefault(index, {0: len(component)})
+            for node in component:
+                for distance in nx.single_source_shortest_path_length(view.simple, node).values():
+                    if distance:
+                        row[distance] = row.get(distance, 0) + 1
+        return table
+
+    return view.once("distances", count)
+
+
+def average_path_length_networkx(view: NetworkxView) -> float:
+    view.need_edges()
+    rows = _distances(view).values()
+    total = sum(distance * count for row in rows for distance, count in row.items())
+    return total / sum(count for row in rows for distance, count in row.items() if distance)
+
+
+def diameter_networkx(view: NetworkxView) -> int:
+    view.need_nodes()
+    rows = _distances(view).values()
+    largest = max(row[0] for row in rows)
+    return max(max(row) for row in rows if row[0] == largest)
+
+
+def global_efficiency_networkx(view: NetworkxView) -> float:
+    import networkx as nx
+
+    return float(nx.global_efficiency(view.simple))
+
+
+METRICS = [
+    *on_both(
+        "average_path_length",
+        "Mean distance over all pairs of different nodes in the same component, undirected.",
+        source="You et al. 2020",
+        cost=all_pairs,
+        igraph=average_path_length_igraph,
+        networkx=average_path_length_networkx,
+    ),
+    *on_both(
+        "diameter",
+        "Largest distance within the largest component, undirected; of several components of that size, "
+        "the largest such distance.",
+        source="Stier 2019",
+        cost=all_pairs,
+        igraph=diameter_igraph,
+        networkx=diameter_networkx,
+    ),
+    *on_both(
+        "global_efficiency",
+        "Mean of 1 / distance over all ordered pairs of different nodes, undirected; unconnected pairs "
+        "add 0; 0 with fewer than two nodes.",
+        source="networkx.global_efficiency",
+        cost=all_pairs,
+        igraph=global_efficiency_igraph,
+        networkx=global_efficiency_networkx,
+    ),
+]
