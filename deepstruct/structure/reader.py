@@ -42,6 +42,7 @@ class Reader:
         self.signals: dict[int, Signal | None] = {}
         self.progress = progress
         self.unknown: list[tuple[str, str]] = []  # (op, module path) wired all to all
+        self.norms: list[int] = []  # calls read as normalizations that are written by hand
         self._hidden: dict[int, str] = {}  # values inside a call that a rule took as a whole
         self._starts: dict[int, list[Call]] = defaultdict(list)
         for call in graph.calls:
@@ -116,6 +117,7 @@ class Reader:
             self.builder.where = (call.path, call.name, call.index)
             if norm:
                 result: Any = _norm(self.builder, node)
+                self.norms.append(call.index)
             else:
                 assert rule is not None
                 result = self._apply(rule, node, call.path)

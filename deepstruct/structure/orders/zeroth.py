@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What a zeroth-order graph was read from, for the orders above it."""
+    """What a zeroth-order graph was read from, for the orders above it.
+
+    `norms` are the calls that were read as normalizations written by hand.
+    """
 
     trace: OpGraph
     settings: Settings
+    norms: tuple[int, ...] = ()
 
 
 class ZerothOrder:
@@ -64,7 +68,7 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
     return StructureGraph(
         "zeroth", name, builder.spaces, builder.operators, is_output, parent, parameters,
         conventions=settings.conventions(), notes=[*trace.notes, *notes], unknown=reader.unknown,
-        providers=dict(dispatcher.used), context=Origin(trace, settings), outputs=outputs,
+        providers=dict(dispatcher.used), context=Origin(trace, settings, tuple(reader.norms)), outputs=outputs,
     )  # fmt: skip
 
 

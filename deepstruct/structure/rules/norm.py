@@ -74,7 +74,7 @@ def _scaled_tail(b: Builder, x: Signal, weight: Arg | None) -> Signal:
 def group_norm(b: Builder, node: Node) -> list[Signal | None]:
     """Group norm: statistics over a group of channels and all positions."""
     x, weight = node.arg(0, "input").signal, node.arg(1, "weight")
-    groups = node.arg(7, "group") if node.name == "native_group_norm" else node.arg(1, "num_groups")
+    groups = node.arg(6, "group") if node.name == "native_group_norm" else node.arg(1, "num_groups")
     return [_grouped(b, x, groups, weight if isinstance(weight, Arg) else None)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 from deepstruct.structure.builder import Builder
@@ -9,6 +11,7 @@ from deepstruct.structure.node import Arg, Node
 from deepstruct.structure.operand import CONST, MASKED
 from deepstruct.structure.rules.base import RuleSet
 from deepstruct.structure.signal import Signal
+from deepstruct.trace.opgraph import Op
 
 rules = RuleSet()
 
@@ -148,7 +151,8 @@ def masked_fill(b: Builder, node: Node) -> Signal:
 def softmax(b: Builder, node: Node) -> Signal:
     """One to one; what was masked becomes zero, and its score units are gone."""
     x = node.signals()[0]
-    if b.settings.normalization == "stats" and not _feeds_product(node):
+    assert node.out[0] is not None
+    if b.settings.normalization == "stats" and not feeds_product(node.out[0].id, node.users):
         return b.statistics(b.finish_mask(x), [node.arg(1, "dim", -1)])
     return b.finish_mask(x)
 
@@ -236,18 +240,17 @@ def _masked_part(part: Signal | torch.Tensor, value: object, b: Builder) -> Sign
     return torch.full_like(part, MASKED) if low else part
 
 
-def _feeds_product(node: Node) -> bool:
-    """Whether a softmax's result reaches a matrix product through renaming alone."""
+def feeds_product(value: int | None, users: Callable[[int], Sequence[Op]]) -> bool:
+    """Whether a value reaches a matrix product through renaming alone, as attention weights do."""
     from deepstruct.structure.rules.reindex import MOVES
 
-    assert node.out[0] is not None
-    stack, seen = [node.out[0].id], set()
+    stack, seen = [] if value is None else [value], set()
     while stack:
         id = stack.pop()
         if id in seen:
             continue
         seen.add(id)
-        for op in node.users(id):
+        for op in users(id):
             if op.name in ("bmm", "mm", "matmul", "baddbmm"):
                 return True
             if op.name in MOVES or op.name in ("native_dropout", "where", "masked_fill"):
