@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .leaves import Leaves
 from .record import Record
@@ -52,6 +53,11 @@ class FunctionRecorder(TorchFunctionMode):
         if name in _ESCAPES and args and isinstance(args[0], torch.Tensor):
             with torch._C.DisableTorchFunction():
                 self.leaves.escape(name, args[0])
+                if self.leaves.fake_mode is not None and (name == "tolist" or not self.leaves.is_fake(args[0])):
+                    v = self.record.ref(args[0])
+                    real = self.recorder.evaluate([v])[v]
+                    with _disable_current_modes():
+                        return func(real, *args[1:], **kwargs)
         if name == "_pad_packed_sequence":
             return self._pad_packed_sequence(*args, **kwargs)
         return func(*args, **kwargs)
@@ -100,7 +106,7 @@ class FunctionRecorder(TorchFunctionMode):
         total_length: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`torch._pad_packed_sequence` in recordable operations: its kernel writes to memory directly."""
-        with torch.utils._python_dispatch._disable_current_modes():
+        with _disable_current_modes():
             sizes = self._real(batch_sizes, "_pad_packed_sequence").tolist()
         steps = total_length if total_length > 0 else len(sizes)
         if steps < len(sizes):

@@ -165,7 +165,7 @@ def check_devices(model: nn.Module, tensors: list[tuple[str, torch.Tensor]]) -> 
     if not devices or any(d.type == "meta" for d in devices):
         return
     for name, tensor in tensors:
-        if tensor.device not in devices and tensor.device.type != "meta":
+        if tensor.device not in devices:
             here = ", ".join(sorted(str(d) for d in devices))
             raise InputError(
                 f"input {name!r} is on {tensor.device}, the model's weights are on {here}; move one of them "

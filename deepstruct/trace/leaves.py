@@ -129,8 +129,6 @@ class Leaves:
 
     def escape(self, method: str, tensor: torch.Tensor) -> None:
         """Python (or numpy) reads the memory of a tensor."""
-        if self.is_fake(tensor):
-            return
         storage = self.record.storages.find(tensor)
         if storage is not None and self.record.dependent(self.record.ref(tensor)):
             self._escapes.append(f"Tensor.{method} in {self._where()}")

@@ -100,9 +100,12 @@ class Recorder(TorchDispatchMode):
             (t, self._place(t)) for p in mutates for t in _tensors(args[p] if isinstance(p, int) else kwargs[p])
         ]
         if known.view_in_place and self.fake_mode is not None:
-            for tensor, _ in written:
-                if not self.leaves.is_fake(tensor):
-                    raise TraceError(f"{known.name} in place on a tensor of the model's own")
+            own = [t for t, _ in written if not self.leaves.is_fake(t)]
+            if own and (func.overloadpacket is _SET or known.name in _RESIZES):
+                raise TraceError(f"{known.name} in place on a tensor of the model's own")
+            if own:  # changes no data; the snapshot of the model puts the geometry back
+                with _disable_current_modes():
+                    func(*args, **kwargs)
         self.leaves.before_write([t for t, _ in written])
 
         result = self._run(func, known, seen_args, seen_kwargs, run_args, run_kwargs, mutates)

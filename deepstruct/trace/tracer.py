@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -240,13 +241,17 @@ def _fake_mode(model: nn.Module) -> Iterator[Any]:
 
     own = next((t.fake_mode for t in (*model.parameters(), *model.buffers()) if isinstance(t, FakeTensor)), None)
     if own is None:
-        yield FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
-        return
+        own = FakeTensorMode()
     before = own.allow_non_fake_inputs, own.allow_fallback_kernels
+    # no fallback kernels: they would run on zeros, and a result that depends on data would be wrong
     own.allow_non_fake_inputs, own.allow_fallback_kernels = True, False
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it logs errors that are raised as well
     try:
         yield own
     finally:
+        log.setLevel(level)
         own.allow_non_fake_inputs, own.allow_fallback_kernels = before
 
 
