@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Tick = Callable[[str, float], None]
-"""Called with what is being done and how much of the whole is, from 0 to 1."""
+Tick = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done, and how much there is."""
 
 
 @contextmanager
@@ -21,9 +21,9 @@ def progress_bar(title: str, enabled: bool | None = None) -> Iterator[Tick | Non
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=1.0)
+        task = bar.add_task(title, total=None)
 
-        def tick(what: str, fraction: float) -> None:
-            bar.update(task, description=f"{title}: {what}", completed=fraction)
+        def tick(what: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{title}: {what}", completed=done, total=total)
 
         yield tick

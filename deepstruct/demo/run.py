@@ -20,7 +20,7 @@ from deepstruct.demo.table import print_table, write_csv, write_json
 from deepstruct.demo.training import train_and_prune
 
 FINAL_DENSITY = 0.01
-Tick = Callable[[str, float], None]
+Tick = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run_demo(
     """
     started = time.perf_counter()
     steps, epochs = (max(2, steps // 2), 6) if quick else (steps, 12)
-    tick = progress or (lambda what, fraction: None)
+    tick = progress or (lambda what, done, total: None)
     digits = load_digits(seed)
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +63,12 @@ def run_demo(
                 name, digits, folder, steps=steps, final_density=FINAL_DENSITY, epochs=epochs, seed=seed
             ):
                 done += 1
-                tick(f"trained {path.stem}", done / total)
+                tick(f"trained {path.stem}", done, total)
     rows = []
     for path in checkpoint_files(folder):
         rows.append(measure(path))
         done += 1
-        tick(f"measured {path.stem}", done / total)
+        tick(f"measured {path.stem}", done, total)
     rows.sort(key=lambda row: (list(MODELS).index(row.model), row.step))
     return DemoResult(rows, _write(rows, out, folder), time.perf_counter() - started)
 
