@@ -19,7 +19,8 @@ from deepstruct.analyzers.passes import (
 )
 from deepstruct.analyzers.view import ExplicitView, Ints
 from deepstruct.errors import MetricError
-from deepstruct.metrics.base import AnalysisContext
+from deepstruct.metrics.base import AnalysisContext, Analyzer
+from deepstruct.plugin.markers import hookimpl
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
@@ -127,3 +128,9 @@ def _pairs(source: Ints, target: Ints) -> Iterator[tuple[int, int]]:
         yield from zip(
             source[begin : begin + _CHUNK].tolist(), target[begin : begin + _CHUNK].tolist(), strict=True
         )
+
+
+@hookimpl
+def deepstruct_analyzers() -> list[Analyzer]:
+    """The igraph analyzer."""
+    return [IgraphAnalyzer()]

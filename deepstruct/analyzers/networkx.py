@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepstruct.analyzers.view import ExplicitView
 from deepstruct.errors import MetricError
-from deepstruct.metrics.base import AnalysisContext
+from deepstruct.metrics.base import AnalysisContext, Analyzer
+from deepstruct.plugin.markers import hookimpl
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
@@ -118,3 +119,9 @@ def _layers(graph: Any, seeds: set[int]) -> dict[int, int]:
     import networkx as nx
 
     return {node: step for step, layer in enumerate(nx.bfs_layers(graph, seeds)) for node in layer}
+
+
+@hookimpl
+def deepstruct_analyzers() -> list[Analyzer]:
+    """The networkx analyzer."""
+    return [NetworkxAnalyzer()]
