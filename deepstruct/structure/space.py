@@ -20,7 +20,8 @@ class Space:
         shape: of the activation tensor; slots are numbered in row-major order from `offset`.
         additive: whether a unit is a plain sum of what it reads, so that it can be part of a later sum.
         live: boolean per slot, False where there is no unit (a constant row, a masked score); None if all are.
-        call: index of the call of the trace that created it.
+        call, position: index of the call, and of the op, of the trace that created it.
+        node_names: names of the units, where they have some (graphs that were not made from a model).
         value: of a source, the value of the trace whose elements its units are.
     """
 
@@ -33,6 +34,7 @@ class Space:
     additive: bool = False
     live: torch.Tensor | None = None
     call: int = 0
+    position: int = 0
     node_names: list[str] | None = None
     value: int | None = None
 

@@ -1,0 +1,120 @@
+"""Layer-scope metrics: one number for every space of units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from deepstruct.analyzers.operator.view import OperatorView
+from deepstruct.metrics.base import Metric
+from deepstruct.structure.operators import EdgeOperator
+from deepstruct.structure.space import Space
+from deepstruct.structure.weights import weight_unions
+
+
+def _space_of(view: OperatorView, op: EdgeOperator) -> Space:
+    """The space that an operator writes to (its own, also where that is part of a later sum)."""
+    offsets = [s.offset for s in view.graph.spaces]
+    return view.graph.spaces[int(np.searchsorted(offsets, op.target.offset, side="right")) - 1]
+
+
+def _sum_by_space(view: OperatorView, amounts: list[int]) -> dict[str, int]:
+    out = {s.name: 0 for s in view.graph.spaces}
+    for op, amount in zip(view.graph.operators, amounts, strict=True):
+        out[_space_of(view, op).name] += amount
+    return out
+
+
+def _edges(view: OperatorView) -> dict[str, int]:
+    return _sum_by_space(view, view.graph.operator_edges)
+
+
+def _weight_edges(view: OperatorView) -> dict[str, int]:
+    counts = [
+        n if op.weighted else 0 for n, op in zip(view.graph.operator_edges, view.graph.operators, strict=True)
+    ]
+    return _sum_by_space(view, counts)
+
+
+def _effective_edges(view: OperatorView) -> dict[str, int]:
+    return _sum_by_space(view, view.effective_edges)
+
+
+def _nodes(view: OperatorView) -> dict[str, int]:
+    return {s.name: int(view.graph.is_node[s.slots].sum()) for s in view.graph.spaces}
+
+
+def _effective_nodes(view: OperatorView) -> dict[str, int]:
+    return {s.name: int(view.effective[s.slots].sum()) for s in view.graph.spaces}
+
+
+def _weights(part: int) -> Callable[[OperatorView], dict[str, int]]:
+    def compute(view: OperatorView) -> dict[str, int]:
+        out = {}
+        for space in view.graph.spaces:
+            mine = [op for op in view.graph.operators if op.weighted and _space_of(view, op) is space]
+            if mine:
+                out[space.name] = weight_unions(mine, lambda op: True)[part]
+        return out
+
+    return compute
+
+
+def _density(view: OperatorView) -> dict[str, float]:
+    total, kept = _weights(0)(view), _weights(1)(view)
+    return {name: kept[name] / total[name] for name in total if total[name]}
+
+
+def _dead(vector: str) -> Callable[[OperatorView], dict[str, int]]:
+    def compute(view: OperatorView) -> dict[str, int]:
+        dead = view.is_hidden & (getattr(view, vector) == 0)
+        return _by_space(view, dead)
+
+    return compute
+
+
+def _by_space(view: OperatorView, flags: np.ndarray) -> dict[str, int]:
+    position, out = 0, {}
+    for space in view.graph.spaces:
+        count = int(view.graph.is_node[space.slots].sum())
+        out[space.name] = int(np.count_nonzero(flags[position : position + count]))
+        position += count
+    return out
+
+
+def _mean(vector: str) -> Callable[[OperatorView], dict[str, float]]:
+    def compute(view: OperatorView) -> dict[str, float]:
+        position, out = 0, {}
+        for space in view.graph.spaces:
+            count = int(view.graph.is_node[space.slots].sum())
+            if count:
+                out[space.name] = float(getattr(view, vector)[position : position + count].mean())
+            position += count
+        return out
+
+    return compute
+
+
+def _layer(
+    name: str, compute: Callable[[OperatorView], dict[str, int] | dict[str, float]], definition: str
+) -> Metric:
+    return Metric(
+        f"layer_{name}", "operator", compute, scope="layer", orders=("zeroth", "first"), definition=definition
+    )
+
+
+METRICS: list[Metric] = [
+    _layer("nodes", _nodes, "Nodes of the layer; units that are part of a later sum count there."),
+    _layer("edges", _edges, "Edges into the layer's units."),
+    _layer("weight_edges", _weight_edges, "Edges into the layer's units through a non-zero weight."),
+    _layer("weights", _weights(0), "Stored weights of the layer, tied ones once."),
+    _layer("nonzero_weights", _weights(1), "Stored weights of the layer that are edges."),
+    _layer("density", _density, "nonzero_weights / weights of the layer."),
+    _layer("effective_nodes", _effective_nodes, "Nodes of the layer on a path from an input to an output."),
+    _layer("effective_edges", _effective_edges, "Edges into the layer on a path from an input to an output."),
+    _layer("dead_in", _dead("in_degree"), "Hidden nodes of the layer without an in-edge."),
+    _layer("dead_out", _dead("out_degree"), "Hidden nodes of the layer without an out-edge."),
+    _layer("in_degree_mean", _mean("in_degree"), "Mean in-degree of the layer's nodes."),
+    _layer("out_degree_mean", _mean("out_degree"), "Mean out-degree of the layer's nodes."),
+]

@@ -1,0 +1,134 @@
+"""Graph- and node-scope metrics of the operator analyzer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deepstruct.analyzers.operator.view import OperatorView
+from deepstruct.errors import MetricError
+from deepstruct.metrics import degree, paths, reachability, size
+from deepstruct.metrics.base import Metric
+from deepstruct.metrics.connectivity import METRICS as CONNECTIVITY
+from deepstruct.metrics.table import entropy
+
+VK = "Vysogorets & Kempe 2021, 2023"
+_SHARED = {m.name: m for file in (size, degree, reachability, paths) for m in file.METRICS}
+_SHARED |= {m.name: m for m in CONNECTIVITY}
+
+
+def _shared(name: str, compute: Callable[[OperatorView], Any], **options: Any) -> Metric:
+    """A metric that the explicit analyzers offer as well: the same definition, computed by passes."""
+    other = _SHARED[name]
+    options.setdefault("scope", other.scope)
+    return Metric(name, "operator", compute, definition=other.definition, source=other.source, **options)
+
+
+def _own(name: str, compute: Callable[[OperatorView], Any], definition: str, **options: Any) -> Metric:
+    return Metric(name, "operator", compute, definition=definition, **options)
+
+
+def _density(view: OperatorView) -> float:
+    n = view.graph.num_nodes
+    return view.graph.num_edges / (n * (n - 1)) if n > 1 else 0.0
+
+
+def _sparsity(view: OperatorView) -> float:
+    total = view.graph.num_weights
+    if total == 0:
+        raise MetricError("the model has no weights")
+    return 1 - view.graph.num_nonzero_weights / total
+
+
+def _effective_sparsity(view: OperatorView) -> float:
+    total = view.graph.num_weights
+    if total == 0:
+        raise MetricError("the model has no weights")
+    return 1 - view.effective_parameters / total
+
+
+def _compression(kept: int, total: int) -> float:
+    if total == 0:
+        raise MetricError("the model has no weights")
+    if kept == 0:
+        raise MetricError("no weight is left: the compression is infinite")
+    return total / kept
+
+
+def _parallel(view: OperatorView) -> int:
+    count = view.graph.num_parallel_edges
+    if count is None:
+        raise MetricError("parallel edges are counted on the explicit graph, which is too large here")
+    return count
+
+
+def _log10(view: OperatorView) -> float:
+    count = view.path_count
+    if count == 0:
+        raise MetricError("no path leads from an input to an output")
+    return math.log10(count)
+
+
+def _moment(vector: str, how: str) -> Callable[[OperatorView], float]:
+    def compute(view: OperatorView) -> float:
+        view.need_nodes()
+        values = getattr(view, vector)
+        if how == "entropy":
+            return entropy(np.unique(values, return_counts=True)[1])
+        number = {"mean": np.mean, "max": np.max, "variance": np.var}[how](values)
+        return int(number) if how == "max" and values.dtype.kind == "i" else float(number)
+
+    return compute
+
+
+def _hidden_where(condition: Callable[[OperatorView], np.ndarray]) -> Callable[[OperatorView], int]:
+    return lambda view: int(np.count_nonzero(view.is_hidden & condition(view)))
+
+
+_ZEROTH = ("zeroth",)
+
+METRICS: list[Metric] = [
+    _shared("nodes", lambda v: v.graph.num_nodes),
+    _shared("edges", lambda v: v.graph.num_edges),
+    _shared("weight_edges", lambda v: v.graph.num_weight_edges),
+    _shared("structural_edges", lambda v: v.graph.num_structural_edges),
+    _shared("parallel_edges", _parallel),
+    _shared("sources", lambda v: int(v.graph.is_source.sum())),
+    _shared("outputs", lambda v: int((v.graph.is_output & v.graph.is_node).sum())),
+    _own("parameters", lambda v: v.graph.num_parameters, "Elements of all parameters of the model, tied ones once."),
+    _own("weights", lambda v: v.graph.num_weights,
+         "Stored weights of contractions, tied ones once: the connections that could be."),
+    _own("nonzero_weights", lambda v: v.graph.num_nonzero_weights,
+         "Stored weights that are edges: non-zero after masks and cuts."),
+    _shared("density", _density),
+    _own("sparsity", _sparsity, "1 - nonzero_weights / weights.", source=VK),
+    _own("compression", lambda v: _compression(v.graph.num_nonzero_weights, v.graph.num_weights),
+         "weights / nonzero_weights.", source=VK),
+    *(_shared(f"{vector}_{how}", _moment(vector, how))
+      for vector in ("in_degree", "out_degree") for how in ("mean", "max", "variance", "entropy")),
+    *(_shared(f"strength_{how}", _moment("strength", how)) for how in ("mean", "max", "variance")),
+    _shared("in_degree", lambda v: v.in_degree, default=False),
+    _shared("out_degree", lambda v: v.out_degree, default=False),
+    _shared("strength", lambda v: v.strength, default=False),
+    _own("effective", lambda v: v.graph.slots_to_nodes(v.effective), default=False, scope="node",
+         definition="Whether the node is on a path from an input to an output (0 or 1)."),
+    _shared("effective_nodes", lambda v: int(v.effective.sum())),
+    _shared("effective_edges", lambda v: sum(v.effective_edges)),
+    _own("effective_parameters", lambda v: v.effective_parameters, orders=_ZEROTH, source=VK,
+         definition="Stored weights with at least one edge on a path from an input to an output, tied ones once."),
+    _own("effective_sparsity", _effective_sparsity, "1 - effective_parameters / weights.", orders=_ZEROTH, source=VK),
+    _own("effective_compression", lambda v: _compression(v.effective_parameters, v.graph.num_weights),
+         "weights / effective_parameters.", orders=_ZEROTH, source=VK),
+    _shared("dead_in", _hidden_where(lambda v: v.in_degree == 0)),
+    _shared("dead_out", _hidden_where(lambda v: v.out_degree == 0)),
+    _shared("isolated", _hidden_where(lambda v: (v.in_degree == 0) & (v.out_degree == 0))),
+    _shared("path_count", lambda v: v.path_count, requires=("dag",)),
+    _shared("path_count_log10", _log10, requires=("dag",)),
+    _shared("longest_path", lambda v: v.path_length(longest=True), requires=("dag",)),
+    _shared("shortest_path", lambda v: v.path_length(longest=False)),
+    _shared("weakly_connected_components", lambda v: len(v.components)),
+    _shared("largest_component", lambda v: v.components[0] if v.components else 0),
+]  # fmt: skip

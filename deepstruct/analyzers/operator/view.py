@@ -1,0 +1,186 @@
+"""A structure graph as metrics of the operator analyzer see it: shared passes, each run once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from deepstruct.engine import fixpoint, passes
+from deepstruct.engine.semiring import BOOLEAN
+from deepstruct.engine.sweeps import apply
+from deepstruct.errors import MetricError
+from deepstruct.metrics.base import AnalysisContext
+from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.operators import EdgeOperator, Identity
+from deepstruct.structure.weights import WeightUnion
+
+_VECTORS = 12  # slot vectors of 8 bytes that are alive at once, at most
+
+
+class OperatorAnalyzer:
+    """Exact at any size: passes over edge operators, the graph is never built."""
+
+    name = "operator"
+    priority = 10
+
+    def available(self) -> str | None:
+        """Always: it needs torch alone."""
+        return None
+
+    def estimate(self, graph: StructureGraph) -> int:
+        """Bytes of the slot vectors, and of the largest activation twice."""
+        largest = max((max(op.source.numel, op.target.numel) for op in graph.operators), default=0)
+        return 8 * _VECTORS * graph.num_slots + 16 * largest
+
+    def prepare(self, graph: StructureGraph, context: AnalysisContext) -> OperatorView:
+        return OperatorView(graph, context)
+
+
+class OperatorView:
+    """Passes over one graph; each vector has one entry per slot and is computed when first asked for."""
+
+    def __init__(self, graph: StructureGraph, context: AnalysisContext) -> None:
+        self.graph, self.context = graph, context
+
+    def need_dag(self) -> None:
+        if not self.graph.is_dag:
+            raise MetricError("the graph has a cycle: this metric is defined on acyclic graphs only")
+
+    def need_nodes(self) -> None:
+        if self.graph.num_nodes == 0:
+            raise MetricError("the graph has no nodes")
+
+    @cached_property
+    def in_degree(self) -> np.ndarray:
+        """int64 per node."""
+        return self.graph.slots_to_nodes(passes.in_degree(self.graph)).astype(np.int64)
+
+    @cached_property
+    def out_degree(self) -> np.ndarray:
+        """int64 per node."""
+        return self.graph.slots_to_nodes(passes.out_degree(self.graph)).astype(np.int64)
+
+    @cached_property
+    def strength(self) -> np.ndarray:
+        """float64 per node."""
+        return self.graph.slots_to_nodes(passes.strength(self.graph))
+
+    @cached_property
+    def is_hidden(self) -> np.ndarray:
+        """Boolean per node: neither input nor output."""
+        return self.graph.slots_to_nodes(~(self.graph.is_source | self.graph.is_output)).astype(bool)
+
+    @cached_property
+    def reached(self) -> torch.Tensor:
+        """Boolean per slot: reached from a source."""
+        if self.graph.is_dag:
+            return passes.reached(self.graph)
+        return fixpoint(self.graph, self.graph.is_source, directions=(False,)) > 0.5
+
+    @cached_property
+    def reaching(self) -> torch.Tensor:
+        """Boolean per slot: reaching an output."""
+        if self.graph.is_dag:
+            return passes.reaching(self.graph)
+        return fixpoint(self.graph, self.graph.is_output, directions=(True,)) > 0.5
+
+    @cached_property
+    def effective(self) -> torch.Tensor:
+        """Boolean per slot: a node on at least one path from a source to an output."""
+        return self.reached & self.reaching & self.graph.is_node
+
+    @cached_property
+    def effective_edges(self) -> list[int]:
+        """Per operator the edges that are on a path from a source to an output: <b, A f>."""
+        return [self._effective_edges(op) for op in self.graph.operators]
+
+    def _ends(self, op: EdgeOperator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Boolean source elements that are reached, and target elements that reach an output."""
+        source = op.source.gather(self.reached, False)
+        target = op.target.gather(self.reaching, False)
+        if self.graph.live is not None:
+            source = source & op.source.gather(self.graph.live, False)
+            target = target & op.target.gather(self.graph.live, False)
+        return source, target
+
+    def _effective_edges(self, op: EdgeOperator) -> int:
+        source, target = self._ends(op)
+        if isinstance(op, Identity):
+            both = source & target
+            kept = op.kept()
+            return int((both if kept is None else both & kept).sum())
+        if bool(source.all()) and bool(target.all()):
+            return op.count()
+        return op.count(source, target)
+
+    @cached_property
+    def effective_parameters(self) -> int:
+        """Stored weights with at least one edge on a path from a source to an output, tied ones once."""
+        union = WeightUnion()
+        for op in self.graph.operators:
+            if op.weight is None or not op.weighted:
+                continue
+            source, target = self._ends(op)
+            if not bool(source.any()) or not bool(target.any()):
+                continue
+            usage = op.weight_usage(source.to(torch.float32), target.to(torch.float32))
+            union.mark(op.weight, usage > 0.5)
+        return union.total()
+
+    @cached_property
+    def path_count(self) -> int:
+        self.need_dag()
+        return passes.path_count(self.graph)
+
+    def path_length(self, longest: bool) -> int:
+        """Edges on the longest or shortest path from a source to an output."""
+        if longest:
+            self.need_dag()
+        if not self.graph.is_dag:
+            return self._shortest_by_waves()
+        lengths = passes.path_lengths(self.graph, longest=longest)[self.graph.is_output]
+        lengths = lengths[lengths >= 0]
+        if lengths.numel() == 0:
+            raise MetricError("no path leads from an input to an output")
+        return int(lengths.max() if longest else lengths.min())
+
+    def _shortest_by_waves(self) -> int:
+        """Breadth-first waves, for graphs with cycles (no unit is part of a sum there)."""
+        here = self.graph.is_source.to(torch.float32)
+        length = 0
+        while True:
+            if bool((self.graph.is_output & (here > 0.5)).any()):
+                return length
+            after = here.clone()
+            for op in self.graph.operators:
+                BOOLEAN.join(after, op.target, apply(self.graph, op, here, BOOLEAN))
+            after = (after > 0.5).to(torch.float32)
+            if torch.equal(after, here):
+                raise MetricError("no path leads from an input to an output")
+            here, length = after, length + 1
+
+    @cached_property
+    def components(self) -> list[int]:
+        """Sizes of the weakly connected components, isolated nodes included, largest first.
+
+        Components are flooded one by one; nodes without any edge need no flooding.
+        """
+        graph = self.graph
+        alone = (self.in_degree == 0) & (self.out_degree == 0)
+        sizes = [1] * int(alone.sum())
+        rest = graph.is_node.clone()
+        rest[graph.is_node] = torch.from_numpy(~alone)
+        floods = 0
+        limit = int(self.context.settings.get("max_floods", 2000))
+        while bool(rest.any()):
+            floods += 1
+            if floods > limit:
+                raise MetricError(f"more than {limit} components: flooding them one by one takes too long")
+            start = torch.zeros(graph.num_slots)
+            start[int(rest.to(torch.uint8).argmax())] = 1
+            found = (fixpoint(graph, start) > 0.5) & graph.is_node
+            sizes.append(int(found.sum()))
+            rest &= ~found
+        return sorted(sizes, reverse=True)

@@ -1,0 +1,185 @@
+"""Vectors over the slots that many metrics share: degrees, reach, lengths, exact path counts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from deepstruct.engine.semiring import BOOLEAN, Counting, Modular, PathLength
+from deepstruct.engine.sweeps import apply, sweep
+from deepstruct.structure.operand import Operand
+from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.operators import EdgeOperator, Identity
+
+EXACT = float(2**53)
+
+
+def in_degree(graph: StructureGraph) -> torch.Tensor:
+    """float64 per slot: number of edges into the unit, parallel ones counted; A 1 for every operator."""
+    degree = torch.zeros(graph.num_slots, dtype=torch.float64)
+    for op in graph.operators:
+        out = _ones_through(graph, op, transpose=False)
+        if isinstance(op, Identity) and op.fused is not False:  # the sum takes over the in-edges of its part
+            passed = op.source.gather(degree)
+            out = passed if op.fused is True else torch.where(op.fused, passed, out)
+        op.target.accumulate(degree, _only_live(graph, op, out))
+    return degree
+
+
+def out_degree(graph: StructureGraph) -> torch.Tensor:
+    """float64 per slot: number of edges out of the unit, parallel ones counted; A' 1 for every operator."""
+    degree = torch.zeros(graph.num_slots, dtype=torch.float64)
+    for op in graph.operators:
+        out = _ones_through(graph, op, transpose=True)
+        if isinstance(op, Identity) and (kept := op.kept()) is not None:
+            out = out * kept
+        op.source.accumulate(degree, out)
+    if graph.live is not None:
+        degree *= graph.live
+    return degree
+
+
+def _ones_through(graph: StructureGraph, op: EdgeOperator, transpose: bool) -> torch.Tensor:
+    """Row or column sums of one operator, over units only. Whole numbers, so float32 rounds right."""
+    side = op.target if transpose else op.source
+    exact = torch.float32 if op.fan_in() < 2**20 and not transpose else torch.float64
+    ones: torch.Tensor = torch.ones((), dtype=exact).expand(side.shape)
+    valid = side.valid()
+    if valid is not None:
+        ones = ones * valid
+    if graph.live is not None:
+        ones = ones * side.gather(graph.live, False)
+    out = op.backward(ones) if transpose else op.forward(ones)
+    return out.round().to(torch.float64)
+
+
+def _only_live(graph: StructureGraph, op: EdgeOperator, values: torch.Tensor) -> torch.Tensor:
+    return values if graph.live is None else values * op.target.gather(graph.live)
+
+
+def strength(graph: StructureGraph) -> torch.Tensor:
+    """float64 per slot: sum of |w| over the weight edges into and out of the unit."""
+    into = torch.zeros(graph.num_slots, dtype=torch.float64)
+    out_of = torch.zeros(graph.num_slots, dtype=torch.float64)
+    for op in graph.operators:
+        if isinstance(op, Identity) and op.fused is not False:
+            passed = op.source.gather(into)
+            fused = passed if op.fused is True else torch.where(op.fused, passed, torch.zeros_like(passed))
+            op.target.accumulate(into, fused)
+        if not op.weighted:
+            continue
+        source, target = (_units(graph, side) for side in (op.source, op.target))
+        op.target.accumulate(into, op.forward(source, "abs") * target)
+        op.source.accumulate(out_of, op.backward(target, "abs") * source)
+    return into + out_of
+
+
+def _units(graph: StructureGraph, side: Operand) -> torch.Tensor:
+    """1 where an element is a unit, 0 elsewhere."""
+    ones: torch.Tensor = torch.ones((), dtype=torch.float64).expand(side.shape)
+    valid = side.valid()
+    if valid is not None:
+        ones = ones * valid
+    return ones if graph.live is None else ones * side.gather(graph.live, False)
+
+
+def reached(graph: StructureGraph) -> torch.Tensor:
+    """Boolean per slot: whether some source reaches the unit."""
+    return sweep(graph, graph.is_source, BOOLEAN) > 0.5
+
+
+def reaching(graph: StructureGraph) -> torch.Tensor:
+    """Boolean per slot: whether the unit reaches some output."""
+    return sweep(graph, graph.is_output, BOOLEAN, transpose=True) > 0.5
+
+
+def path_lengths(graph: StructureGraph, *, longest: bool) -> torch.Tensor:
+    """int32 per slot: edges on the longest (shortest) path from any source, -1 where there is none."""
+    start = torch.where(graph.is_source, 0, -1).to(torch.int32)
+    return sweep(graph, start, PathLength(longest=longest))
+
+
+def paths_from_sources(graph: StructureGraph, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """float64 per slot: number of paths from sources, inf where it overflows; exact below 2**53."""
+    return sweep(graph, graph.is_source, Counting(dtype))
+
+
+def paths_to_outputs(graph: StructureGraph) -> torch.Tensor:
+    """float64 per slot: number of paths to outputs, inf where it overflows; exact below 2**53."""
+    return sweep(graph, graph.is_output, Counting(), transpose=True)
+
+
+def path_count(graph: StructureGraph) -> int:
+    """Number of paths from sources to outputs, as an exact integer.
+
+    Residues modulo primes, joined by the Chinese remainder theorem. The primes are so small that sums over
+    the largest fan-in stay exact in float64, and so many that their product exceeds the count.
+    """
+    counts = paths_from_sources(graph)
+    total = float(counts[graph.is_output].sum()) if bool(graph.is_output.any()) else 0.0
+    largest = float(counts.max()) if counts.numel() else 0.0
+    if max(total, largest) < EXACT:
+        return int(total)
+    bits = math.log2(total) if math.isfinite(total) else log2_path_count(graph)
+    fan_in = max((op.fan_in() for op in graph.operators), default=1)
+    residue, modulus = 0, 1
+    for prime in _primes_below(int(EXACT) // max(2 * fan_in, 2)):
+        if math.log2(modulus) > bits + 2:
+            break
+        slots = sweep(graph, graph.is_source, Modular(prime))
+        part = sum(int(v) for v in slots[graph.is_output].tolist()) % prime
+        step = (part - residue) * pow(modulus, -1, prime) % prime
+        residue, modulus = residue + modulus * step, modulus * prime
+    return residue
+
+
+def log2_path_count(graph: StructureGraph) -> float:
+    """log2 of the path count, to float64 precision: a sweep that is scaled down whenever it grows too large."""
+    # what leads nowhere is left out: it could outgrow, and so scale away, what counts
+    useful = reaching(graph).to(torch.float64)
+    slots = graph.is_source.to(torch.float64) * useful
+    exponent = 0
+    semiring = Counting()
+    for op in graph.operators:
+        out = apply(graph, op, slots, semiring)
+        semiring.join(slots, op.target, out * op.target.gather(useful))
+        top = float(op.target.gather(slots).max()) if op.target.numel else 0.0
+        if top > 2.0**600:
+            shift = int(math.log2(top)) - 1
+            slots *= 2.0**-shift
+            exponent += shift
+    total = float(slots[graph.is_output].sum())
+    return -math.inf if total <= 0 else math.log2(total) + exponent
+
+
+def _primes_below(limit: int) -> list[int]:
+    """Enough primes below a limit, the largest first."""
+    found: list[int] = []
+    number = limit if limit % 2 else limit - 1
+    while len(found) < 400 and number > 2:
+        if _is_prime(number):
+            found.append(number)
+        number -= 2
+    return found
+
+
+def _is_prime(n: int) -> bool:
+    """Miller-Rabin with bases that are certain below 3.3e24."""
+    small = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+    if n < 2 or any(n % p == 0 for p in small):
+        return n in small
+    d, r = n - 1, 0
+    while d % 2 == 0:
+        d, r = d // 2, r + 1
+    for a in small:
+        x = pow(a, d, n)
+        if x in (1, n - 1):
+            continue
+        for _ in range(r - 1):
+            x = x * x % n
+            if x == n - 1:
+                break
+        else:
+            return False
+    return True

@@ -1,0 +1,83 @@
+"""The three primitives: apply one operator, sweep through all in order, repeat until nothing changes."""
+
+from __future__ import annotations
+
+import torch
+
+from deepstruct.engine.semiring import Boolean, Semiring
+from deepstruct.errors import MetricError
+from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.operators import EdgeOperator
+
+
+def apply(
+    graph: StructureGraph, op: EdgeOperator, slots: torch.Tensor, semiring: Semiring, *, transpose: bool = False
+) -> torch.Tensor:
+    """What one operator carries from the slots it reads to its other side, element by element.
+
+    Slots that are no units (removed scores) neither send nor receive.
+    """
+    source, target = (op.target, op.source) if transpose else (op.source, op.target)
+    values = semiring.read(slots, source)
+    if graph.live is not None:
+        for operand, sending in ((source, True), (target, False)):
+            live = operand.gather(graph.live, False)
+            if bool(live.all()):
+                continue
+            if sending:
+                values = torch.where(live, values, torch.as_tensor(semiring.zero, dtype=values.dtype))
+            else:
+                out = semiring.carry(op, values, transpose)
+                return torch.where(live, out, torch.as_tensor(semiring.zero, dtype=out.dtype))
+    return semiring.carry(op, values, transpose)
+
+
+def sweep(graph: StructureGraph, start: torch.Tensor, semiring: Semiring, *, transpose: bool = False) -> torch.Tensor:
+    """One pass through all operators, along the edges or (transposed) against them.
+
+    Args:
+        start: one value per slot; it is copied.
+
+    Returns:
+        One value per slot: `start` joined with everything that paths of any length carry there. Raises
+        MetricError on a graph with cycles, where one pass is not enough (see `fixpoint`).
+    """
+    if not graph.is_dag:
+        raise MetricError(f"the {graph.order}-order graph has cycles: one sweep does not reach everything")
+    return _pass(graph, start.to(semiring.dtype).clone(), semiring, transpose)
+
+
+def fixpoint(
+    graph: StructureGraph, start: torch.Tensor, *, directions: tuple[bool, ...] = (False, True), limit: int = 10_000
+) -> torch.Tensor:
+    """Boolean sweeps in the given directions (False: along the edges, True: against them) until nothing changes.
+
+    With both directions this floods the weakly connected component of what `start` marks.
+    """
+    semiring = Boolean()
+    slots = (start > 0.5).to(semiring.dtype)
+    before = -1
+    for _ in range(limit):
+        for transpose in directions:
+            slots = (_pass(graph, slots, semiring, transpose) > 0.5).to(semiring.dtype)
+            if len(directions) > 1 and graph.parent is not None:
+                slots = _share(graph, slots)
+        now = int(slots.sum().item())
+        if now == before:
+            return slots
+        before = now
+    raise MetricError(f"no fixpoint after {limit} rounds of sweeps")
+
+
+def _pass(graph: StructureGraph, slots: torch.Tensor, semiring: Semiring, transpose: bool) -> torch.Tensor:
+    for op in reversed(graph.operators) if transpose else graph.operators:
+        side = op.source if transpose else op.target
+        semiring.join(slots, side, apply(graph, op, slots, semiring, transpose=transpose))
+    return slots
+
+
+def _share(graph: StructureGraph, slots: torch.Tensor) -> torch.Tensor:
+    """A unit that is part of a sum and the sum are one node: what marks one marks the other."""
+    assert graph.parent is not None
+    node = torch.zeros_like(slots).scatter_reduce_(0, graph.parent, slots, "amax")
+    return node[graph.parent]

@@ -1,0 +1,188 @@
+"""Which pairs of labels an operator joins, from its weights and taps: the edges are not written down.
+
+Each function yields (source labels, target labels, amount) pieces, where amount is the sum of |w| over the
+edges between the two labels (None on structural edges). Labels are -1 where there is no node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, alive
+
+
+class Pairs(NamedTuple):
+    """Label pairs that are joined, and the absolute weight between them (None: structural)."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+    amount: torch.Tensor | None
+
+
+def label_pairs(op: EdgeOperator, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    """All pairs of an operator.
+
+    Args:
+        source, target: int64 labels in the shapes of the operands.
+    """
+    if isinstance(op, Identity):
+        kept = op.kept()
+        if kept is not None:
+            source = source.masked_fill(~kept, -1)
+        yield from _elementwise(source, target)
+    elif isinstance(op, Matmul):
+        yield from _matmul(op, source, target)
+    elif isinstance(op, Conv):
+        yield from _conv(op, source, target)
+    elif isinstance(op, Separable):
+        yield from _separable(op, source, target)
+    else:
+        yield from _explicit(op, source, target)
+
+
+def _elementwise(source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    for axis in range(source.dim()):
+        a, b = source.narrow(axis, 0, 1), target.narrow(axis, 0, 1)
+        if bool((source == a).all()) and bool((target == b).all()):
+            source, target = a, b
+    flat = torch.stack([source.reshape(-1), target.reshape(-1)])
+    flat = flat[:, (flat >= 0).all(0)].unique(dim=1)
+    yield Pairs(flat[0], flat[1], None)
+
+
+def _matmul(op: Matmul, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    """Rows whose labels are equal are one: each kind of row is joined through the matrix once."""
+    matrix, weighted = _matrix(op)
+    batched = matrix is not None and matrix.dim() > 2
+    lead = source.shape[:-2] if batched else ()
+    if batched:
+        assert matrix is not None
+        matrix = matrix.expand(*lead, *matrix.shape[-2:])
+    for b in range(max(torch.Size(lead).numel(), 1)):
+        rows_in = source.reshape(-1, *source.shape[-2:])[b] if batched else source.reshape(-1, source.shape[-1])
+        rows_out = target.reshape(-1, *target.shape[-2:])[b] if batched else target.reshape(-1, target.shape[-1])
+        here = None if matrix is None else matrix.reshape(-1, *matrix.shape[-2:])[b] if batched else matrix
+        for a, c, times in _kinds_of_rows(rows_in, rows_out):
+            yield from _through(here, a, c, times, weighted)
+
+
+def _matrix(op: Matmul) -> tuple[torch.Tensor | None, bool]:
+    """|w| of the edges (0 elsewhere), or the 0/1 pattern of a mix; None for all-to-all without weights."""
+    if op.weight is None:
+        return (None if op.pattern is None else op.pattern), False
+    tensor = op.weight.tensor
+    if tensor.is_meta:
+        tensor = torch.ones(()).expand(tensor.shape)
+    live = alive(tensor, op.threshold)
+    if not op.weighted:
+        return live, False
+    return tensor.detach().abs().to(torch.float64) * live, True
+
+
+def _kinds_of_rows(rows_in: torch.Tensor, rows_out: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    if rows_in.shape[0] == 0:
+        return
+    if bool((rows_in == rows_in[:1]).all()) and bool((rows_out == rows_out[:1]).all()):
+        yield rows_in[0], rows_out[0], rows_in.shape[0]
+        return
+    both = torch.cat([rows_in, rows_out], 1)
+    kinds, counts = torch.unique(both, dim=0, return_counts=True)
+    for kind, count in zip(kinds, counts.tolist(), strict=True):
+        yield kind[: rows_in.shape[1]], kind[rows_in.shape[1] :], count
+
+
+def _through(
+    matrix: torch.Tensor | None, source: torch.Tensor, target: torch.Tensor, times: int, weighted: bool
+) -> Iterator[Pairs]:
+    keep_in, keep_out = source >= 0, target >= 0
+    source, target = source[keep_in], target[keep_out]
+    if source.numel() == 0 or target.numel() == 0:
+        return
+    if matrix is None:
+        yield Pairs(*(t.reshape(-1) for t in torch.meshgrid(source.unique(), target.unique(), indexing="ij")), None)
+        return
+    matrix = matrix[keep_in][:, keep_out] if not (bool(keep_in.all()) and bool(keep_out.all())) else matrix
+    matrix, source = _summed(matrix.to(torch.float64), source, 0)
+    matrix, target = _summed(matrix, target, 1)
+    i, o = matrix.nonzero(as_tuple=True)
+    yield Pairs(source[i], target[o], matrix[i, o] * times if weighted else None)
+
+
+def _summed(matrix: torch.Tensor, labels: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (or columns) of equal labels added up."""
+    distinct, inverse = torch.unique(labels, return_inverse=True)
+    if distinct.numel() == labels.numel():
+        return matrix, labels
+    shape = list(matrix.shape)
+    shape[axis] = distinct.numel()
+    out = torch.zeros(shape, dtype=matrix.dtype)
+    out.index_add_(axis, inverse, matrix)
+    return out, distinct
+
+
+def _conv(op: Conv, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    a, c = _per_channel(source), _per_channel(target)
+    if a is None or c is None:
+        yield from _explicit(op, source, target)
+        return
+    tensor = op.weight.tensor
+    if tensor.is_meta:
+        tensor = torch.ones(()).expand(tensor.shape)
+    amount = tensor.detach().abs().to(torch.float64) * alive(tensor, op.threshold)
+    taps = op.tap_counts.to(torch.float64) * source.shape[0]
+    matrix = (amount * taps).sum(tuple(range(2, tensor.dim())))
+    if not op.weighted:
+        matrix = (matrix > 0).to(torch.float64)
+    per_in, per_out = a.numel() // op.groups, c.numel() // op.groups
+    for g in range(op.groups):
+        mine_in, mine_out = a[g * per_in : (g + 1) * per_in], c[g * per_out : (g + 1) * per_out]
+        if op.transposed:
+            block = matrix[g * per_in : (g + 1) * per_in]
+        else:
+            block = matrix[g * per_out : (g + 1) * per_out].T
+        yield from _through(block, mine_in, mine_out, 1, op.weighted)
+
+
+def _per_channel(labels: torch.Tensor) -> torch.Tensor | None:
+    """One label per channel (axis 1), where it is the same at every position; else None."""
+    if labels.numel() == 0:
+        return None
+    flat = labels.transpose(0, 1).reshape(labels.shape[1], -1)
+    return flat[:, 0] if bool((flat == flat[:, :1]).all()) else None
+
+
+def _separable(op: Separable, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    for axis, matrix in enumerate(op.axes):
+        if matrix is None:
+            continue
+        a, b = source.narrow(axis, 0, 1), target.narrow(axis, 0, 1)
+        if not (bool((source == a).all()) and bool((target == b).all())):
+            yield from _explicit(op, source, target)
+            return
+        if not bool(matrix.any()):
+            return
+        source, target = a, b
+    yield from _elementwise(source, target)
+
+
+def _explicit(op: EdgeOperator, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    """For label patterns without structure: every edge, in pieces."""
+    a, c = source.reshape(-1), target.reshape(-1)
+    for piece in op.edges():
+        s, t = a[piece.source], c[piece.target]
+        keep = (s >= 0) & (t >= 0)
+        s, t = s[keep], t[keep]
+        if s.numel() == 0:
+            continue
+        if not op.weighted:
+            both = torch.stack([s, t]).unique(dim=1)
+            yield Pairs(both[0], both[1], None)
+            continue
+        span = int(t.max()) + 1
+        codes, inverse = torch.unique(s * span + t, return_inverse=True)
+        amount = torch.zeros(codes.numel(), dtype=torch.float64)
+        amount.index_add_(0, inverse, piece.weight[keep].abs())
+        yield Pairs(codes // span, codes % span, amount)
