@@ -14,26 +14,41 @@ if TYPE_CHECKING:
     from deepstruct.analyzers.networkx import NetworkxView
 
 
+def _histogram(view: IgraphView) -> dict[int, int]:
+    """Number of unordered pairs of nodes at each distance: one search from every node serves all metrics."""
+    search = view.simple.path_length_hist
+    return view.once(
+        "distances", lambda: {int(low): int(count) for low, _, count in search(directed=False).bins()}
+    )
+
+
 def average_path_length_igraph(view: IgraphView) -> float:
     view.need_edges()
-    return float(view.simple.average_path_length(directed=False, unconn=True))
+    pairs = _histogram(view)
+    return sum(distance * count for distance, count in pairs.items()) / sum(pairs.values())
 
 
 def diameter_igraph(view: IgraphView) -> int:
     view.need_nodes()
+    if len(view.undirected_pairs[0]) == 0:
+        return 0
     components = view.simple.connected_components()
     sizes = np.asarray(components.sizes())
     largest = np.flatnonzero(sizes == sizes.max())
-    if len(largest) == len(sizes):
-        return int(view.simple.diameter(directed=False, unconn=True))
+    if len(largest) == np.count_nonzero(sizes > 1):  # no other component has any distance
+        return max(_histogram(view))
     return max(int(components.subgraph(int(index)).diameter(directed=False)) for index in largest)
 
 
 def global_efficiency_igraph(view: IgraphView) -> float:
-    if view.num_nodes < 2:
+    nodes = view.num_nodes
+    if nodes < 2 or len(view.undirected_pairs[0]) == 0:
         return 0.0
-    # the mean inverse distance to all others, averaged over the nodes
-    return math.fsum(view.simple.harmonic_centrality()) / view.num_nodes
+    return (
+        2
+        * math.fsum(count / distance for distance, count in _histogram(view).items())
+        / (nodes * (nodes - 1))
+    )
 
 
 def _distances(view: NetworkxView) -> dict[int, dict[int, int]]:
