@@ -75,7 +75,7 @@ def analyze(model: str, **options: Any) -> None:
     from deepstruct.checkpoints import load_weights
     from deepstruct.cli.factory import build_model
     from deepstruct.cli.inputs import names, parse_bytes, parse_inputs
-    from deepstruct.cli.progress import progress_bar
+    from deepstruct.progress import progress_bar
 
     max_memory = parse_bytes(options["max_memory"])
     args, kwargs = parse_inputs(options["inputs"], options["dtype"], options["seed"])

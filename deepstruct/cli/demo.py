@@ -21,7 +21,7 @@ def demo(out: Path, steps: int, quick: bool) -> None:
     A checkpoint of every step goes into a folder; the structure is then measured from the files of that
     folder, and shown beside the accuracy as sparsity grows. Writes a table, a picture and an HTML page.
     """
-    from deepstruct.cli.progress import progress_bar
+    from deepstruct.progress import progress_bar
     from deepstruct.demo.run import run_demo
 
     with progress_bar("demo") as progress:

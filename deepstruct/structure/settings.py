@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from deepstruct.errors import InputError
@@ -22,7 +21,7 @@ class Settings:
         density: keep only this fraction (0, 1] of the weights, the largest magnitudes over all layers.
         normalization: "one_to_one" (norms make no units) or "stats" (one statistics unit per group).
         on_unknown: "error" for an op without a rule, or "dense" to wire it all to all and say so.
-        prefer: which plugin wins where two offer a rule for the same target: target -> distribution.
+        prefer: which plugin wins where two offer a rule for the same target: a distribution, or target -> distribution.
     """
 
     threshold: float = 0.0
@@ -30,8 +29,8 @@ class Settings:
     normalization: Literal["one_to_one", "stats"] = "one_to_one"
     on_unknown: Literal["error", "dense"] = "error"
     mask_threshold: float = MASK_THRESHOLD
-    prefer: Mapping[str, str] = field(default_factory=dict)
-    cuts: Mapping[Any, float] = field(default_factory=dict, repr=False)
+    prefer: Any = None
+
 
     def __post_init__(self) -> None:
         if not (isinstance(self.threshold, (int, float)) and self.threshold >= 0 and math.isfinite(self.threshold)):

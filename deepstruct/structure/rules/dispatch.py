@@ -14,8 +14,8 @@ from deepstruct.structure.rules.base import Rule
 class Dispatcher:
     """Looks rules up. `registry` is the plugin host's: `.rules`, `.rule_for`, `.resolve`, `.provider_of`."""
 
-    def __init__(self, registry: Any, prefer: Mapping[str, str] | None = None) -> None:
-        self._registry, self._prefer = registry, dict(prefer or {})
+    def __init__(self, registry: Any, prefer: Any = None) -> None:
+        self._registry, self._prefer = registry, prefer
         self._ops: dict[str, list[Rule]] = defaultdict(list)
         self._functions: dict[str, list[Rule]] = defaultdict(list)
         self._types: dict[str, list[Rule]] = defaultdict(list)

@@ -27,3 +27,13 @@ def progress_bar(title: str, enabled: bool | None = None) -> Iterator[Tick | Non
             bar.update(task, description=f"{title}: {what}", completed=done, total=total)
 
         yield tick
+
+
+@contextmanager
+def reporting(title: str, progress: Tick | bool | None) -> Iterator[Tick | None]:
+    """What a caller passed as `progress=`: a function, True or False for a bar, None for one on a terminal."""
+    if callable(progress):
+        yield progress
+        return
+    with progress_bar(title, progress) as tick:
+        yield tick

@@ -1,0 +1,232 @@
+"""The front door: `analyze` a model, or `extract` its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from deepstruct.errors import InputError, PluginError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deepstruct.report import Report
+    from deepstruct.structure.graph import StructureGraph
+
+Progress = Callable[[str, int, int], None]
+ORDERS = ("zeroth", "first", "second", "third")
+_OPTIONS = {"first": ("unit",), "third": ("depth", "partition")}
+
+
+def analyze(
+    model: nn.Module | StructureGraph,
+    example_input: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    orders: Sequence[str] | str = ORDERS,
+    metrics: Iterable[str] | Literal["all"] | None = None,
+    analyzer: str = "auto",
+    threshold: float = 0.0,
+    density: float | None = None,
+    normalization: Literal["one_to_one", "stats"] = "one_to_one",
+    max_memory: int = 2 << 30,
+    on_unknown: Literal["error", "dense"] = "error",
+    unit: Literal["channel", "head"] = "channel",
+    depth: int = 2,
+    partition: Mapping[str, str] | Callable[[Any], str] | None = None,
+    prefer: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | bool | None = None,
+) -> Report:
+    """Graph metrics of a model at the orders asked for.
+
+    Args:
+        model: any `nn.Module`, in evaluation mode where batch norm is in it; or a StructureGraph.
+        example_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments. None looks
+            for one on the model. Of a batch, the first sample counts.
+        example_kwargs: further keyword arguments.
+        orders: of "zeroth" (units), "first" (channels), "second" (layers), "third" (cells).
+        metrics: None for the standard panel, "all", or names of the catalogue.
+        analyzer: "auto", or "operator", "igraph", "networkx", or one of a plugin.
+        threshold: a weight is an edge when its magnitude is above this.
+        density: keep only this fraction of all weights, the largest magnitudes.
+        normalization: "one_to_one", or "stats" for one statistics unit per group.
+        max_memory: bytes that one analyzer's view of a graph may take; what needs more is skipped, with its
+            estimate.
+        on_unknown: "error", or "dense" to wire an op without a rule all to all, and say so.
+        unit, depth, partition: of the first and third order, see `StructureGraph.quotient`.
+        prefer: which plugin wins where two offer the same: a distribution, or target -> distribution.
+        settings: for analyzers, such as {"max_operations": 1e9}.
+        progress: True or False for a progress bar on stderr (None: on a terminal), or a function of
+            (what, done, total).
+
+    Raises:
+        DeepstructError: with what, where and what to do. The model is left as it was.
+    """
+    from deepstruct.analyzers.select import analyze_graph
+    from deepstruct.metrics.base import AnalysisContext, Skipped
+    from deepstruct.plugin.current import get_host
+    from deepstruct.progress import reporting
+    from deepstruct.report import Report
+    from deepstruct.structure.graph import StructureGraph
+
+    chosen = _orders(orders)
+    registry = get_host().registry()
+    context = AnalysisContext(_budget(max_memory), dict(settings or {}))
+    with reporting("analyze", progress) as tick:
+        if isinstance(model, StructureGraph):
+            graphs = {model.order: model}
+        else:
+            graphs = _graphs(
+                model, example_input, example_kwargs, chosen, registry, tick,
+                _settings(threshold, density, normalization, on_unknown, prefer),
+                {"unit": unit, "depth": depth, "partition": partition},
+            )  # fmt: skip
+        rows, skipped = [], []
+        for order, graph in graphs.items():
+            values, missing = analyze_graph(graph, metrics, analyzer, context, registry=registry, progress=tick)
+            rows += values
+            skipped += missing
+    last = next(reversed(graphs.values()))
+    skipped += [
+        Skipped(op, "zeroth", f"in module {path!r}: no rule, wired all to all (on_unknown='dense')", "layer")
+        for op, path in dict.fromkeys(last.unknown)
+    ]
+    for record in get_host().records():
+        if record.state not in ("ok", "disabled"):
+            skipped.append(Skipped(record.name, "", record.error or record.state, "plugin"))
+    asked = {
+        "orders": list(graphs), "analyzer": analyzer, "threshold": threshold, "density": density,
+        "normalization": normalization, "max_memory": context.max_memory,
+    }  # fmt: skip
+    conventions: dict[str, str] = {}
+    notes: dict[str, None] = {}
+    for graph in graphs.values():
+        conventions.update(graph.conventions)
+        notes.update(dict.fromkeys(graph.notes))
+    return Report(last.name, rows, skipped, conventions, list(notes), graphs, asked)
+
+
+def extract(
+    model: nn.Module,
+    example_input: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    order: str = "zeroth",
+    threshold: float = 0.0,
+    density: float | None = None,
+    normalization: Literal["one_to_one", "stats"] = "one_to_one",
+    on_unknown: Literal["error", "dense"] = "error",
+    unit: Literal["channel", "head"] = "channel",
+    depth: int = 2,
+    partition: Mapping[str, str] | Callable[[Any], str] | None = None,
+    prefer: Any = None,
+    progress: Progress | bool | None = None,
+) -> StructureGraph:
+    """The graph of a model at one order. Arguments and errors as for `analyze`."""
+    from deepstruct.plugin.current import get_host
+    from deepstruct.progress import reporting
+
+    (wanted,) = _orders((order,))
+    with reporting("extract", progress) as tick:
+        graphs = _graphs(
+            model, example_input, example_kwargs, (wanted,), get_host().registry(), tick,
+            _settings(threshold, density, normalization, on_unknown, prefer),
+            {"unit": unit, "depth": depth, "partition": partition},
+        )  # fmt: skip
+    return graphs[wanted]
+
+
+def _graphs(
+    model: Any, example_input: Any, example_kwargs: Mapping[str, Any] | None, orders: Sequence[str], registry: Any,
+    progress: Progress | None, settings: Any, options: Mapping[str, Any],
+) -> dict[str, StructureGraph]:  # fmt: skip
+    """One trace, one reading at zeroth order, and the higher orders from that."""
+    from torch import nn
+
+    from deepstruct.sample import one_sample
+    from deepstruct.structure.orders.zeroth import ZerothOrder
+    from deepstruct.trace import trace
+    from deepstruct.trace.inputs import Arguments, as_arguments, find_example_input
+
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module (or a StructureGraph), got {type(model).__name__}")
+    _check_weights(model)
+    if example_input is None and not example_kwargs:
+        arguments = find_example_input(model)
+    else:
+        arguments = as_arguments(() if example_input is None else example_input, example_kwargs)
+
+    def record(args: Arguments) -> Any:
+        return trace(model, tuple(args[0]), example_kwargs=args[1])
+
+    if progress is not None:
+        progress("trace", 0, 1)
+    zeroth = _order("zeroth", registry, settings.prefer)
+    whole, note = one_sample(arguments, record, lambda t: ZerothOrder().build(t, settings, registry))
+    recorded = record(whole)
+    if note:
+        recorded.notes.append(note)
+    base = zeroth.build(recorded, settings, registry, progress)
+    graphs: dict[str, StructureGraph] = {}
+    for order in orders:
+        if order == "zeroth":
+            graphs[order] = base
+            continue
+        if progress is not None:
+            progress(f"{order} order", 0, 1)
+        mine = {k: v for k, v in options.items() if k in _OPTIONS.get(order, ())}
+        graphs[order] = _order(order, registry, settings.prefer).build(
+            recorded, settings, registry, progress, below=base, **mine
+        )
+    return graphs
+
+
+def _order(name: str, registry: Any, prefer: Any) -> Any:
+    """The transformer that the plugins offer for an order."""
+    offers = [order for order in registry.orders if order.name == name]
+    if not offers:
+        known = ", ".join(order.name for order in registry.orders) or "none"
+        raise PluginError(f"no plugin offers the order {name!r} (known: {known})")
+    return registry.resolve(offers, f"order {name}", prefer)
+
+
+def _orders(orders: Sequence[str] | str) -> tuple[str, ...]:
+    from deepstruct.plugin.current import get_host
+
+    chosen = tuple(dict.fromkeys((orders,) if isinstance(orders, str) else orders))
+    known = [order.name for order in get_host().registry().orders]
+    unknown = [order for order in chosen if order not in known]
+    if unknown or not chosen:
+        what = f"unknown order {unknown[0]!r}" if unknown else "no order was asked for"
+        raise InputError(f"{what}: choose from {', '.join(known)}")
+    return chosen
+
+
+def _settings(threshold: float, density: float | None, normalization: Any, on_unknown: Any, prefer: Any) -> Any:
+    from deepstruct.structure.settings import Settings
+
+    return Settings(
+        threshold=threshold, density=density, normalization=normalization, on_unknown=on_unknown, prefer=prefer
+    )
+
+
+def _budget(max_memory: Any) -> int:
+    if not isinstance(max_memory, (int, float)) or isinstance(max_memory, bool) or max_memory <= 0:
+        raise InputError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
+    return int(max_memory)
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Weights that have no real numbers to ask whether they are zero."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_quantized:
+            raise InputError(
+                f"{name!r} is a quantised tensor ({tensor.dtype}): quantised weights need a plugin with rules for "
+                "their layers; or analyse the model before quantisation"
+            )
+        if tensor.is_complex() and name in dict(model.named_parameters()):
+            raise InputError(
+                f"parameter {name!r} is complex ({tensor.dtype}): complex weights have no structure rules. Store real "
+                "and imaginary parts as two real parameters, or supply a rule for the layer by a plugin"
+            )
