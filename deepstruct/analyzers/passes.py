@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Adjacency:
-    """Compressed rows: the neighbours of node v are `targets[start[v]:start[v + 1]]`."""
+    """Compressed rows: the neighbors of node v are `targets[start[v]:start[v + 1]]`."""
 
     start: Ints
     targets: Ints
@@ -23,7 +23,7 @@ class Adjacency:
     def num_nodes(self) -> int:
         return len(self.start) - 1
 
-    def neighbours(self, nodes: Ints) -> Ints:
+    def neighbors(self, nodes: Ints) -> Ints:
         """Neighbours of all `nodes`, one after the other, repeated as often as edges lead there."""
         first, counts = self.start[nodes], self.start[nodes + 1] - self.start[nodes]
         total = int(counts.sum())
@@ -51,7 +51,7 @@ def breadth_first(rows: Adjacency, seeds: Ints) -> Ints:
     front, step = np.unique(seeds), 0
     while len(front):
         step += 1
-        reached = rows.neighbours(front)
+        reached = rows.neighbors(front)
         front = np.unique(reached[distance[reached] < 0])
         distance[front] = step
     return distance
@@ -64,7 +64,7 @@ def topological_levels(rows: Adjacency) -> Ints | None:
     front, step = np.flatnonzero(waiting == 0), 0
     while len(front):
         level[front] = step
-        reached, counts = np.unique(rows.neighbours(front), return_counts=True)
+        reached, counts = np.unique(rows.neighbors(front), return_counts=True)
         waiting[reached] -= counts
         front, step = reached[waiting[reached] == 0], step + 1
     return None if np.any(level < 0) else level

@@ -80,13 +80,13 @@ class ExplicitView:
 
     @cached_property
     def undirected_degree(self) -> Ints:
-        """Number of distinct neighbours of each node, itself not counted."""
+        """Number of distinct neighbors of each node, itself not counted."""
         low, high = self.undirected_pairs
         return np.bincount(low, minlength=self.num_nodes) + np.bincount(high, minlength=self.num_nodes)
 
     @property
     def wedges(self) -> float:
-        """Sum of squared degrees: the steps of what looks at all pairs of neighbours."""
+        """Sum of squared degrees: the steps of what looks at all pairs of neighbors."""
         return float(np.square(self.undirected_degree.astype(np.float64)).sum())
 
     def once(self, key: str, compute: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEFINITION = (
     "sum over ordered pairs (s, t) of other nodes of the share of shortest directed paths from s to t that "
-    "pass through the node, unnormalised; parallel edges and self-loops do not count"
+    "pass through the node, unnormalized; parallel edges and self-loops do not count"
 )
 
 

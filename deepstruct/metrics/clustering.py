@@ -68,7 +68,7 @@ def butterflies_igraph(view: IgraphView) -> int:
     walks = matrix @ view.undirected_degree
     fourfold = 0
     for first, last in _chunks(walks):
-        common = matrix[first:last] @ matrix  # entry (u, w): how many neighbours u and w share
+        common = matrix[first:last] @ matrix  # entry (u, w): how many neighbors u and w share
         shared = common.data
         fourfold += int((shared * (shared - 1) // 2).sum())
     degree = view.undirected_degree
@@ -96,8 +96,8 @@ def butterflies_networkx(view: NetworkxView) -> int:
 METRICS = [
     *on_both(
         "average_clustering",
-        "Mean over the nodes of the share of pairs of neighbours that are joined; 0 for nodes with fewer "
-        "than two neighbours; undirected.",
+        "Mean over the nodes of the share of pairs of neighbors that are joined; 0 for nodes with fewer "
+        "than two neighbors; undirected.",
         source="Watts & Strogatz 1998",
         igraph=average_clustering_igraph,
         networkx=average_clustering_networkx,

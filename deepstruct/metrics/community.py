@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deepstruct.analyzers.igraph import IgraphView
     from deepstruct.analyzers.networkx import NetworkxView
 
-SIMPLE = "undirected graph without parallel edges and self-loops"
+SIMPLE = "in the undirected graph without parallel edges and self-loops"
 HEURISTIC = "Louvain: a lower bound of the best modularity; another order of the nodes may give another value"
 
 
@@ -75,14 +75,14 @@ def modularity_networkx(view: NetworkxView) -> Measured:
 METRICS = [
     *on_both(
         "modularity_of_layers",
-        f"Newman's modularity of the partition of the nodes into spaces, {SIMPLE}.",
+        f"Newman's modularity of the partition of the nodes into spaces {SIMPLE}.",
         source="Newman, modularity",
         igraph=modularity_of_layers_igraph,
         networkx=modularity_of_layers_networkx,
     ),
     *on_both(
         "communities",
-        f"Number of communities that Louvain finds with a fixed seed, {SIMPLE}.",
+        f"Number of communities that Louvain finds with a fixed seed {SIMPLE}.",
         source="Louvain method",
         exact=False,
         igraph=communities_igraph,
@@ -90,7 +90,7 @@ METRICS = [
     ),
     *on_both(
         "modularity",
-        f"Newman's modularity of the communities that Louvain finds with a fixed seed, {SIMPLE}.",
+        f"Newman's modularity of the communities that Louvain finds with a fixed seed {SIMPLE}.",
         source="Newman, modularity; Louvain method",
         exact=False,
         igraph=modularity_igraph,

@@ -218,7 +218,7 @@ def test_the_diameter_is_that_of_the_largest_component(plain: Any, measure: Any,
 
 
 @pytest.mark.parametrize("name", ["butterflies", "triangles", "average_clustering", "transitivity"])
-def test_work_on_pairs_of_neighbours_is_limited(mlp432: Any, measure: Any, analyzer: str, name: str) -> None:
+def test_work_on_pairs_of_neighbors_is_limited(mlp432: Any, measure: Any, analyzer: str, name: str) -> None:
     steps = 4 * 9 + 3 * 36 + 2 * 9
     assert measure(mlp432, name, analyzer, max_operations=steps) is not None
     with pytest.raises(CapacityError, match="max_operations"):

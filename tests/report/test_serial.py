@@ -86,5 +86,5 @@ def test_what_is_no_report(tmp_path: Path) -> None:
 def test_fields_of_a_later_version_are_ignored(report: Report) -> None:
     data = report.to_dict()
     for row in data["rows"]:
-        row["colour"] = "green"
+        row["color"] = "green"
     assert Report.from_dict(data).to_dict() == report.to_dict()
