@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -196,6 +197,21 @@ def refs(tree: Any) -> Iterator[int]:
     for leaf in pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Ref)):
         if isinstance(leaf, Ref):
             yield leaf.id
+
+
+def is_pointwise(op: Op) -> bool:
+    """Whether an operation works element by element, as its tags say, or those of a variant of the same name."""
+    return _tagged(op.target, op.name)
+
+
+@lru_cache(maxsize=4096)
+def _tagged(target: Any, name: str) -> bool:
+    if torch.Tag.pointwise in getattr(target, "tags", ()):
+        return True
+    packet = getattr(torch.ops.aten, name, None)  # in-place variants miss the tag of the plain one
+    if packet is None or "::" in name:
+        return False
+    return any(torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads())
 
 
 def _is_arg(x: Any) -> bool:

@@ -107,7 +107,10 @@ class Operand:
             valid = index >= 0
             if not bool(valid.all()):
                 index, values = index[valid], values[valid]
-        slots.index_add_(0, index.reshape(-1), values.reshape(-1).to(slots.dtype))
+        values = values.reshape(-1).to(slots.dtype)
+        if values.untyped_storage().data_ptr() == slots.untyped_storage().data_ptr():
+            values = values.clone()  # an identity edge carries a view of the slots themselves
+        slots.index_add_(0, index.reshape(-1), values)
 
     def reduce(self, slots: torch.Tensor, values: torch.Tensor, how: str) -> None:
         """slots[index] = how(slots[index], values) for how in "amin", "amax"."""

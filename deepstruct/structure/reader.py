@@ -11,10 +11,10 @@ from torch.utils import _pytree as pytree
 
 from deepstruct.errors import DeepstructError, StructureError, UnknownOpError
 from deepstruct.structure.builder import Builder
-from deepstruct.structure.node import Arg, Node, Values, refs
+from deepstruct.structure.node import Arg, Node, Values, is_pointwise, refs
 from deepstruct.structure.rules.base import Rule
 from deepstruct.structure.rules.dispatch import Dispatcher
-from deepstruct.structure.rules.hand_norm import is_hand_written_norm
+from deepstruct.structure.rules.hand_norm import is_hand_written_norm, read_norm
 from deepstruct.structure.settings import Settings
 from deepstruct.structure.signal import Signal
 from deepstruct.trace.opgraph import Call, Op, Ref
@@ -22,7 +22,9 @@ from deepstruct.trace.opgraph import Call, Op, Ref
 if TYPE_CHECKING:
     from deepstruct.trace import OpGraph
 
-LOOKUPS = frozenset({"embedding", "index", "index_select", "gather", "embedding_bag", "_embedding_bag"})
+LOOKUPS = frozenset({
+    "embedding", "index", "_unsafe_index", "index_select", "gather", "_embedding_bag", "_embedding_bag_forward_only",
+})  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
 
@@ -57,9 +59,10 @@ class Reader:
         last = self._last_uses()
         position, total = 0, len(self.graph.ops)
         while position < total:
+            self.builder.position = position
             taken = self._try_calls(position)
             if taken is None:
-                self._read_op(self.graph.ops[position])
+                self.read_op(self.graph.ops[position])
                 taken = position + 1
             for index in range(position, taken):
                 for id in last.get(index, ()):
@@ -116,7 +119,7 @@ class Reader:
                 continue
             self.builder.where = (call.path, call.name, call.index)
             if norm:
-                result: Any = _norm(self.builder, node)
+                result: Any = read_norm(self, call)
                 self.norms.append(call.index)
             else:
                 assert rule is not None
@@ -132,7 +135,8 @@ class Reader:
 
     # -- operations
 
-    def _read_op(self, op: Op) -> None:
+    def read_op(self, op: Op) -> None:
+        """Find the rule of one operation and bind what it returns."""
         call = self.graph.calls[op.call]
         module = self._module_of(call)
         self.builder.where = (module.path, op.name, module.index)
@@ -153,7 +157,7 @@ class Reader:
         result: Any = NotImplemented
         if rule is not None:
             result = self._apply(rule, node, module.path)
-        if result is NotImplemented and _is_pointwise(op):
+        if result is NotImplemented and is_pointwise(op):
             generic = self.dispatcher.for_op("<pointwise>")
             result = NotImplemented if generic is None else self._apply(generic, node, module.path)
         if result is NotImplemented:
@@ -237,15 +241,5 @@ class Reader:
         return [self.graph.ops[i] for i in self.graph.users[id]]
 
 
-def _norm(builder: Builder, node: Node) -> list[Signal | None]:
-    x = node.signals()[0]
-    dims = range(1, len(x.shape)) if len(x.shape) > 1 else (0,)
-    return [builder.statistics(x, [d for d in dims][-1:] if len(x.shape) <= 3 else list(dims))]
-
-
 def _leaves(tree: Any) -> list[Any]:
     return pytree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, Ref))
-
-
-def _is_pointwise(op: Op) -> bool:
-    return torch.Tag.pointwise in getattr(op.target, "tags", ())

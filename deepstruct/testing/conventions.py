@@ -93,11 +93,13 @@ def lstm_layer(
     h: torch.Tensor, c: torch.Tensor, reverse: bool, *rest: Any,
 ) -> Results:  # fmt: skip
     """One LSTM layer in one direction, step by step: the fused kernel knows no double precision."""
+    biased = bool(rest[4])  # without, the two biases hold other tensors
     h, c = h.reshape(x.shape[1], -1), c.reshape(x.shape[1], -1)
     shape = (1, *h.shape)
     outputs = []
     for step in x.flip(0) if reverse else x:
-        i, f, g, o = (step @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, -1)
+        gates = step @ w_ih.T + h @ w_hh.T
+        i, f, g, o = (gates + b_ih + b_hh if biased else gates).chunk(4, -1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         outputs.append(h)

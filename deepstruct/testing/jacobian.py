@@ -107,7 +107,10 @@ def replay_of(graph: StructureGraph, **options: Any) -> Replay:
     sources = [s.value for s in spaces if s.value is not None]
     if len(sources) != len(spaces):
         missing = [s.name for s in spaces if s.value is None]
-        raise ValueError(f"sources {missing} do not know their value: the rule has to call builder.source(value=)")
+        raise OracleError(
+            f"the sources {missing} do not know the value of the trace that they stand for, so there is nothing to "
+            "differentiate by: the rule has to call builder.source(..., value=id)"
+        )
     return Replay(origin.trace, origin.settings, sources, origin.norms, **options)
 
 

@@ -45,7 +45,10 @@ class Replay:
         self.wanted = list(dict.fromkeys(id for _, id in record.outputs))
         self.order = needed_ops(record.values, record.ops, self.wanted, {})
         self._level = Values(record).level
-        detached = [record.calls[k] for k in norms] if settings.normalization == "one_to_one" else []
+        detached = [record.calls[k] for k in norms]
+        detached += [c for c in record.calls if c.kind == "function" and c.name == "rms_norm"]
+        if settings.normalization != "one_to_one":
+            detached = []
         self._detached = {
             op.index for call in detached for op in record.ops[call.start : call.stop] if op.name in REDUCTIONS
         }
@@ -78,7 +81,8 @@ class Replay:
                         continue
                     if v in self.sources:
                         result = result.detach().clone().requires_grad_()
-                    known[v] = self._fixed.get(v, result)
+                    # a tensor that is made without a dtype has the default one
+                    known[v] = self._fixed.get(v, self._cast(result))
                 for v in {*refs_of(op.args), *refs_of(op.kwargs)}:
                     left[v] -= 1
                     if left[v] == 0:

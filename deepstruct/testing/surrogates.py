@@ -60,7 +60,8 @@ def even(here: Here, x: torch.Tensor, *rest: Any, **named: Any) -> Results:
     return [x * x.tanh() if here.name == "abs" else 0.5 * x + 0.2 * x.square()]
 
 
-@_for("sign", "sgn", "floor", "ceil", "round", "trunc", "hardtanh", "nan_to_num", "heaviside", "frac")
+@_for("sign", "sgn", "floor", "ceil", "round", "trunc", "hardtanh", "nan_to_num", "heaviside", "frac",
+      "floor_divide")  # fmt: skip
 def kept(here: Here, x: torch.Tensor, *rest: Any, **named: Any) -> Results:
     return [0.7 * x]
 
@@ -92,7 +93,7 @@ def _finite(value: Any) -> Any:
     return 0.0 if value in (float("inf"), float("-inf")) else value
 
 
-@_for("bernoulli", "rand_like", "randn_like", "rand", "randn", "uniform", "normal", "exponential")
+@_for("bernoulli", "randint_like", "rand_like", "randn_like", "rand", "randn", "uniform", "normal", "exponential")
 def drawn(here: Here, *rest: Any, **named: Any) -> Results:
     return [here.weights(*here.shapes[0])]
 

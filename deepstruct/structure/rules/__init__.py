@@ -11,11 +11,19 @@ __all__ = ["Rule", "RuleSet", "deepstruct_rules"]
 @hookimpl
 def deepstruct_rules() -> list[Rule]:
     """All built-in rules."""
-    from deepstruct.structure.rules import contraction, norm, pointwise, recurrent, reindex, window
+    from deepstruct.structure.rules import (
+        algebra,
+        contraction,
+        loss,
+        norm,
+        pointwise,
+        recurrent,
+        reindex,
+        sample,
+        scatter,
+        spectral,
+        window,
+    )
 
-    files = (pointwise, reindex, contraction, window, norm, recurrent)
-    rules = {rule.name: rule for file in files for rule in reversed(file.rules.rules)}
-    # the lookup rule of contraction replaces the plain re-indexing of the same ops
-    for rule in contraction.rules.rules:
-        rules[rule.name] = rule
-    return list(rules.values())
+    files = (pointwise, reindex, scatter, contraction, window, norm, recurrent, sample, spectral, algebra, loss)
+    return [rule for file in files for rule in file.rules.rules]

@@ -9,6 +9,7 @@ import torch
 
 from deepstruct.structure.builder import Builder
 from deepstruct.structure.node import Arg, Node
+from deepstruct.structure.operand import CONST, ZERO
 from deepstruct.structure.operators import WeightRef
 from deepstruct.structure.rules.base import RuleSet
 from deepstruct.structure.signal import Signal
@@ -16,37 +17,52 @@ from deepstruct.structure.signal import Signal
 rules = RuleSet()
 
 
-@rules.op("mm", "bmm", "matmul", "mv", "dot", "vdot")
+@rules.op("mm", "bmm", "mv", "dot", "vdot")
 def matmul(b: Builder, node: Node) -> Signal:
     """A product of matrices, batches of them, or vectors."""
     return product(b, node.arg(0, "self"), node.args[1], _shape(node))
 
 
-@rules.op("addmm", "baddbmm", "addbmm", "addmv")
+@rules.op("addmm", "baddbmm", "addbmm", "addmv", "addr")
 def addmm(b: Builder, node: Node) -> Signal:
     """beta * start + alpha * (a @ b)."""
     start, left, right = node.args[:3]
     shape = _shape(node)
-    beta = node.kwargs.get("beta", 1)
+    beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
     constant = start.signal is None
-    bias = constant and beta != 0
-    inner = product(b, left, right, shape, bias=bias) if _any(left, right) else None
+    inner = None
+    if _any(left, right) and alpha != 0:
+        inner = _inner(b, node.name, left, right, shape, bias=constant and beta != 0)
     if constant or beta == 0:
-        assert inner is not None
-        return inner
+        return Signal(torch.full(shape, ZERO if beta == 0 else CONST)) if inner is None else inner
     first = start.signal.mapped(lambda t: t.expand(shape))
     return first if inner is None else b.merge([first, inner], additive=True)
 
 
-@rules.op("linear")
-def linear(b: Builder, node: Node) -> Signal:
-    """x W' + bias."""
-    x, weight = node.arg(0, "input"), node.arg(1, "weight")
-    bias = node.arg(2, "bias")
-    if x.signal is None or weight.signal is not None:
+def _inner(b: Builder, name: str, left: Arg, right: Arg, shape: tuple[int, ...], bias: bool) -> Signal:
+    if name == "addr":  # an outer product
+        sides = [a.signal.mapped(lambda t, d=d: t.unsqueeze(d).expand(shape)) for d, a in ((1, left), (0, right))
+                 if a.signal is not None]  # fmt: skip
+        return sides[0] if len(sides) == 1 else b.merge(sides, product=True)
+    if name == "addbmm":  # a sum of products
+        many = product(b, left, right, (left.shape[0], *shape))
+        return b.reduce(many, [0], additive=True).mapped(lambda t: t.reshape(shape))
+    return product(b, left, right, shape, bias=bias)
+
+
+@rules.function("bilinear")
+def bilinear(b: Builder, node: Node) -> Signal:
+    """Products of all pairs of features, and a linear map of them."""
+    left, right, weight = node.args[:3]
+    if weight.signal is not None or not _any(left, right):
         return NotImplemented
+    shape = (*_shape(node)[:-1], left.shape[-1], right.shape[-1])
+    sides = [a.signal.mapped(lambda t, d=d: t.unsqueeze(d).expand(shape)) for d, a in ((-1, left), (-2, right))
+             if a.signal is not None]  # fmt: skip
+    pairs = sides[0] if len(sides) == 1 else b.merge(sides, product=True)
     ref = weight.weight()
-    return b.matmul(x.signal, _transposed(ref), bias=bias is not None)
+    matrix = ref._replace(tensor=ref.tensor.reshape(ref.tensor.shape[0], -1).transpose(0, 1))
+    return b.matmul(pairs.mapped(lambda t: t.flatten(-2)), matrix, bias=node.arg(3, "bias") is not None)
 
 
 def product(b: Builder, left: Arg, right: Arg, shape: tuple[int, ...], *, bias: bool = False) -> Signal:
@@ -136,7 +152,7 @@ def _shape(node: Node) -> tuple[int, ...]:
     return node.out[0].shape
 
 
-@rules.op("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution")
+@rules.op("convolution", "_convolution")
 def convolution(b: Builder, node: Node) -> Signal:
     """A convolution in 1 to 3 dimensions, forward or transposed."""
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args[:9]
@@ -165,7 +181,7 @@ def embedding(b: Builder, node: Node) -> Signal | list[None]:
     return _looked_up(b, node)
 
 
-@rules.op("index", "index_select", "gather")
+@rules.op("index", "_unsafe_index", "index_select", "gather")
 def lookup(b: Builder, node: Node) -> Any:
     """A table of numbers read by integers of the input gives source units; else elements move."""
     if node.signals():
@@ -179,3 +195,24 @@ def _looked_up(b: Builder, node: Node) -> Signal:
     """One source unit per element of what integers looked up in a table of numbers."""
     assert node.out[0] is not None
     return b.source(_shape(node), b.where[0] or node.name, kind="embedding", value=node.out[0].id)
+
+
+@rules.op("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(b: Builder, node: Node) -> list[Signal | None]:
+    """Rows that integers look up, summed or maximised bag by bag; one source unit per position and feature."""
+    weight, indices, offsets = node.args[:3]
+    if weight.signal is not None:
+        return NotImplemented
+    if not indices.from_input:
+        return [None]
+    mode, padding = node.arg(4, "mode", 0), node.arg(8, "padding_idx", -1)
+    rows, features = indices.shape[0], weight.shape[1]
+    read = b.source((rows, features), f"{b.where[0] or node.name}", kind="embedding")
+    bag = torch.searchsorted(offsets.tensor(), torch.arange(rows), right=True) - 1
+    used = indices.tensor() != padding if padding >= 0 else torch.ones(rows, dtype=torch.bool)
+    used &= bag < _shape(node)[0]
+    feature = torch.arange(features)
+    source = (torch.arange(rows)[used, None] * features + feature).reshape(-1)
+    target = (bag[used, None] * features + feature).reshape(-1)
+    summed = b.sparse(read, _shape(node), source, target, additive=mode != 2, kind="reduce")
+    return [summed if node.arg(6, "per_sample_weights") is None else summed.curved()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 
 from deepstruct.errors import ModelStateError
@@ -16,8 +15,7 @@ rules = RuleSet()
 
 
 @rules.op("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-          "_batch_norm_impl_index", "miopen_batch_norm", "_batch_norm_no_update", "_batch_norm_with_update",
-          "batch_norm")  # fmt: skip
+          "miopen_batch_norm", "_batch_norm_no_update", "_batch_norm_with_update")  # fmt: skip
 def batch_norm(b: Builder, node: Node) -> list[Signal | None]:
     """Batch norm in evaluation mode is a scale per channel: linear, and one to one."""
     x = node.arg(0, "input")
@@ -51,10 +49,13 @@ def scaled(b: Builder, x: Signal, weight: Arg | None, bias: Arg | None, channel:
     return out.filled(dead & (shift == 0).view(shape), -2)
 
 
-@rules.op("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
+@rules.op("native_layer_norm")
+@rules.function("rms_norm")
 def layer_norm(b: Builder, node: Node) -> list[Signal | None]:
     """Layer and RMS norm over the last axes."""
     x = node.arg(0, "input").signal
+    if x is None:
+        return NotImplemented
     rank = len(node.arg(1, "normalized_shape"))
     out = b.statistics(x, range(len(x.shape) - rank, len(x.shape)))
     return [_scaled_tail(b, out, node.arg(2, "weight"))]
@@ -70,12 +71,11 @@ def _scaled_tail(b: Builder, x: Signal, weight: Arg | None) -> Signal:
     return x.filled(zeros, CONST)
 
 
-@rules.op("native_group_norm", "group_norm")
+@rules.op("native_group_norm")
 def group_norm(b: Builder, node: Node) -> list[Signal | None]:
     """Group norm: statistics over a group of channels and all positions."""
     x, weight = node.arg(0, "input").signal, node.arg(1, "weight")
-    groups = node.arg(6, "group") if node.name == "native_group_norm" else node.arg(1, "num_groups")
-    return [_grouped(b, x, groups, weight if isinstance(weight, Arg) else None)]
+    return [_grouped(b, x, node.arg(6, "group"), weight if isinstance(weight, Arg) else None)]
 
 
 def _grouped(b: Builder, x: Signal, groups: int, weight: Arg | None) -> Signal:
@@ -108,6 +108,3 @@ def instance_norm_module(b: Builder, node: Node) -> list[Signal | None]:
     rank = {"InstanceNorm1d": 1, "InstanceNorm2d": 2, "InstanceNorm3d": 3}.get(type(node.module).__name__)
     rank = rank or len(x.shape) - 2
     return [b.statistics(x, range(len(x.shape) - rank, len(x.shape)))]
-
-
-

@@ -31,7 +31,7 @@ def _shaped(signal: Signal, shape: tuple[int, ...]) -> Signal:
     return signal if signal.shape == shape else signal.mapped(lambda t: t.expand(shape))
 
 
-@rules.op("<pointwise>")
+@rules.op("<pointwise>", "_prelu_kernel", "rrelu_with_noise", "floor_divide", "hardswish")
 def pointwise(b: Builder, node: Node) -> Signal:
     """Any other element-wise op: one to one for a single activation, a merge for several."""
     shape = _out_shape(node)
@@ -147,7 +147,13 @@ def masked_fill(b: Builder, node: Node) -> Signal:
     return x.filled(mask.tensor(), code)
 
 
-@rules.op("_softmax", "_safe_softmax", "softmax", "_log_softmax")
+@rules.op("log_sigmoid_forward")
+def log_sigmoid(b: Builder, node: Node) -> list[Signal | None]:
+    """One to one, with a buffer for the derivative."""
+    return [b.one_to_one(node.signals()[0], keeps_zero=False), None]
+
+
+@rules.op("_softmax", "_safe_softmax", "_log_softmax")
 def softmax(b: Builder, node: Node) -> Signal:
     """One to one; what was masked becomes zero, and its score units are gone."""
     x = node.signals()[0]
@@ -164,18 +170,11 @@ def squash(b: Builder, node: Node) -> Signal:
     return b.one_to_one(b.finish_mask(x), keeps_zero=x.unmasked is not None)
 
 
-@rules.op("native_dropout", "_fused_dropout")
+@rules.op("native_dropout")
 def dropout(b: Builder, node: Node) -> list[Signal | None]:
     """Dropout in training mode: the units are those of evaluation."""
     b.note("dropout is in training mode: it was ignored, as in evaluation")
     return [node.signals()[0], None]
-
-
-@rules.function("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d",
-                "dropout2d", "dropout3d")  # fmt: skip
-def dropout_call(b: Builder, node: Node) -> list[Signal | None]:
-    """Dropout drawn at random makes no structure."""
-    return [node.signals()[0]]
 
 
 @rules.op("glu")

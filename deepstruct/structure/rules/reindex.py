@@ -16,19 +16,18 @@ from deepstruct.structure.signal import Signal
 rules = RuleSet()
 
 VIEWS = (
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "numpy_T", "expand", "slice", "select",
-    "unsqueeze", "squeeze", "split", "split_with_sizes", "chunk", "unbind", "diagonal", "movedim", "unfold",
-    "flatten", "unflatten", "swapaxes", "narrow", "expand_as", "view_as", "reshape_as", "detach", "alias", "as_strided",
+    "view", "_unsafe_view", "_reshape_alias", "permute", "transpose", "t", "expand", "slice", "select", "unsqueeze",
+    "squeeze", "split", "split_with_sizes", "unsafe_split", "unbind", "diagonal", "unfold",
+    "view_copy",
 )  # fmt: skip
 COPIES = (
-    "flip", "roll", "repeat", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
-    "cat", "stack", "hstack", "vstack", "concat", "tril", "triu", "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter",
-    "index", "index_select", "gather", "take_along_dim", "take", "index_put", "_index_put_impl", "index_copy", "scatter", "tile",
-    "constant_pad_nd", "pad", "alias_read", "alias_write", "diag_embed", "repeat_interleave", "masked_select", "masked_scatter",
+    "flip", "roll", "repeat", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "cat", "stack", "tril",
+    "triu", "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "take", "index_copy", "scatter",
+    "constant_pad_nd", "alias_read", "alias_write", "diag_embed", "masked_select", "masked_scatter",
 )  # fmt: skip
-SAME = ("clone", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "detach_copy", "resolve_conj", "alias_copy", "positive",
-        "view_copy", "_conj_physical")  # fmt: skip
-MOVES = frozenset((*VIEWS, *COPIES, *SAME))
+BY_INDEX = ("index", "_unsafe_index", "index_select", "gather")  # a lookup where a table of numbers is read
+SAME = ("clone", "_to_copy", "alias_copy", "_conj", "_conj_physical", "conj_physical", "_neg_view")
+MOVES = frozenset((*VIEWS, *COPIES, *BY_INDEX, *SAME))
 
 
 @rules.op(*SAME)
@@ -49,7 +48,7 @@ def copy(b: Builder, node: Node) -> list[Signal | None]:
 
 
 @rules.op("fill", "zero", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
-          "new_empty", "new_empty_strided", "empty_strided", "rand_like", "randn_like", "bernoulli", "uniform", "normal",
+          "new_empty", "new_empty_strided", "rand_like", "randn_like", "bernoulli", "uniform", "normal",
           "randint_like")  # fmt: skip
 def created(b: Builder, node: Node) -> list[Signal | None]:
     """A fresh tensor that takes only its shape from an activation is a constant."""
@@ -83,16 +82,16 @@ def move(b: Builder, node: Node) -> list[Signal | None] | Any:
         args = pytree.tree_map(real, node.args, is_leaf=lambda x: isinstance(x, Arg))
         rest = pytree.tree_map(real, kwargs, is_leaf=lambda x: isinstance(x, Arg))
         args = [a.clone() if i in written and isinstance(a, torch.Tensor) else a for i, a in enumerate(args)]
-        if node.name in ("view", "_unsafe_view"):  # a permuted map cannot always be viewed
+        if node.name in ("view", "_unsafe_view", "view_copy", "_reshape_alias"):  # a permuted map cannot always be viewed
             return args[0].reshape(args[1])
-        if node.name in ("constant_pad_nd", "pad"):
+        if node.name == "constant_pad_nd":
             value = args[2] if len(args) > 2 else rest.get("value", 0)
             fill = ZERO if value == 0 else MASKED if value <= b.settings.mask_threshold else CONST
             return torch.constant_pad_nd(args[0], args[1], fill)
         if node.name in ("tril", "triu"):
             kept = op.target(torch.ones_like(args[0]), *args[1:])
             return torch.where(kept == 1, args[0], ZERO)
-        if node.name in ("scatter", "index_put", "_index_put_impl", "diag_embed", "select_scatter"):
+        if node.name in ("scatter", "index_put", "_unsafe_index_put", "_index_put_impl", "diag_embed"):
             return _writing(node.name, op.target, args, rest)
         return op.target(*args, **rest)
 
@@ -112,10 +111,7 @@ def _writing(name: str, target: Any, args: list[Any], kwargs: dict[str, Any]) ->
     if name == "scatter" and not isinstance(args[3], torch.Tensor):
         args = [*args[:3], torch.full_like(args[2], ZERO if args[3] == 0 else CONST)]
         return torch.scatter(*args)
-    if name in ("index_put", "_index_put_impl"):
-        accumulate = args[3] if len(args) > 3 else kwargs.get("accumulate", False)
-        if accumulate:
-            raise NotImplementedError("index_put with accumulate=True")
+    if name.endswith(("index_put", "_index_put_impl")):
         return torch.ops.aten.index_put(args[0], args[1], args[2])
     if name == "diag_embed":
         ones = target(torch.ones_like(args[0]), *args[1:], **kwargs)
@@ -151,6 +147,35 @@ def nearest(b: Builder, node: Node) -> list[Signal | None]:
     assert op is not None
     (x,) = node.signals()
     return list(b.reindex(lambda t: _via_float(op.target, t, *node.args[1:], **node.kwargs), [x]))
+
+
+@rules.op("_pack_padded_sequence")
+def pack(b: Builder, node: Node) -> list[Signal | None]:
+    """Sequences of different lengths, one step of all of them after the other."""
+    op, data = node.op, node.args[0]
+    assert op is not None
+    rest = [a.tensor() if isinstance(a, Arg) else a for a in node.args[1:]]
+    (moved,) = b.reindex(lambda t: op.target(t.to(torch.float64), *rest)[0].to(torch.int64), [data.signal])
+    return [moved, None]
+
+
+@rules.op("block_diag")
+def block_diag(b: Builder, node: Node) -> list[Signal | None]:
+    """Matrices along a diagonal, with zeros around them."""
+    op = node.op
+    assert op is not None
+    parts = [a.table() for a in node.args[0]]
+    # the rest is filled with 0: shift the codes so that 0 is none of them
+    return list(b.reindex(lambda *t: _restore(op.target([x + 4 for x in t])), parts))
+
+
+@rules.op("max_unpool2d", "max_unpool3d")
+def unpool(b: Builder, node: Node) -> list[Signal | None]:
+    """Elements written at the recorded positions of maxima, zeros elsewhere."""
+    op, (x,) = node.op, node.signals()[:1]
+    assert op is not None
+    rest = [a.tensor() if isinstance(a, Arg) else a for a in node.args[1:]]
+    return list(b.reindex(lambda t: _restore(_via_float(op.target, t + 4, *rest)), [x]))
 
 
 @rules.op("im2col")

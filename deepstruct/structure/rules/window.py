@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 
 from deepstruct.structure.builder import Builder
@@ -31,8 +30,7 @@ def adaptive_matrix(n_in: int, n_out: int) -> torch.Tensor:
     return (i >= start) & (i < stop)
 
 
-@rules.op("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices",
-          "max_pool1d_with_indices", "mkldnn_max_pool2d", "avg_pool1d", "avg_pool2d", "avg_pool3d")  # fmt: skip
+@rules.op("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d")
 def pool(b: Builder, node: Node) -> list[Signal | None]:
     """Max and average pooling: one edge per tap that reads a real unit."""
     (x,) = node.signals()
@@ -50,8 +48,7 @@ def pool(b: Builder, node: Node) -> list[Signal | None]:
     return [b.window(x, axes, additive=average)]
 
 
-@rules.op("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
-          "adaptive_max_pool2d", "adaptive_max_pool3d")  # fmt: skip
+@rules.op("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive(b: Builder, node: Node) -> list[Signal | None]:
     """Adaptive pooling; to the size that is there already it changes nothing."""
     (x,) = node.signals()
@@ -65,8 +62,8 @@ def adaptive(b: Builder, node: Node) -> list[Signal | None]:
 
 
 @rules.op("mean", "sum", "amax", "amin", "max", "min", "prod", "logsumexp", "var", "std", "var_mean", "std_mean",
-          "linalg_vector_norm", "norm", "nansum", "median", "nanmedian", "mode", "any", "all", "aminmax",
-          "linalg_norm", "kthvalue")  # fmt: skip
+          "linalg_vector_norm", "norm", "nansum", "median", "nanmedian", "mode", "aminmax",
+          "kthvalue")  # fmt: skip
 def reduction(b: Builder, node: Node) -> list[Signal | None]:
     """Reductions: one unit that reads everything along the reduced axes."""
     (x,) = node.signals()[:1]
@@ -91,7 +88,7 @@ def reduction(b: Builder, node: Node) -> list[Signal | None]:
     return results
 
 
-@rules.op("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_cummax_helper")
+@rules.op("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")
 def scan(b: Builder, node: Node) -> list[Signal | None]:
     """A running reduction: element k reads the elements up to k."""
     (x,) = node.signals()
@@ -104,7 +101,7 @@ def scan(b: Builder, node: Node) -> list[Signal | None]:
     return [b.window(x, axes, kind="scan", additive=node.name == "cumsum")]
 
 
-@rules.op("sort", "topk", "msort")
+@rules.op("sort", "topk")
 def ordering(b: Builder, node: Node) -> list[Signal | None]:
     """Sorted values: which element lands where hangs on the data, so each may come from any."""
     (x,) = node.signals()
@@ -155,6 +152,3 @@ def _full(numbers: int | list[int], rank: int) -> tuple[int, ...]:
 def _shape(node: Node) -> tuple[int, ...]:
     assert node.out[0] is not None
     return node.out[0].shape
-
-
-

@@ -1,0 +1,70 @@
+"""Matrix functions and distances: every element of a result reads the whole matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from deepstruct.structure.builder import Builder
+from deepstruct.structure.node import Node
+from deepstruct.structure.operand import Operand
+from deepstruct.structure.operators import Matmul
+from deepstruct.structure.rules.base import RuleSet
+from deepstruct.structure.signal import Signal
+
+rules = RuleSet()
+
+
+def dense_per_batch(b: Builder, signals: Sequence[Signal], shape: tuple[int, ...], lead: int) -> Signal:
+    """Units of the given shape that read all of the same batch entry; the first `lead` axes are the batch."""
+    batch = math.prod(shape[:lead])
+    size = math.prod(shape[lead:])
+    space = b.space(shape, "dense")
+    target = Operand.strided((batch, size), (size, 1), space.offset)
+    live: torch.Tensor | None = torch.zeros(batch, size, dtype=torch.bool)
+    for signal in signals:
+        own = signal.shape[max(len(signal.shape) - 2, 0) :]
+        source = b.operand(signal.mapped(lambda t, own=own: t.expand(*shape[:lead], *own).reshape(batch, -1)))  # type: ignore[misc]
+        valid = source.valid()
+        if valid is not None and not bool(valid.any()):
+            continue
+        operator = Matmul(source, target)
+        live = None if valid is None or live is None else live | operator.touches(valid)
+        b.add(operator)
+    return b.signal(space, None if live is None else live.view(shape))
+
+
+@rules.op("linalg_inv_ex", "_linalg_solve_ex", "linalg_cholesky_ex", "_linalg_det", "_linalg_slogdet",
+          "linalg_qr", "_linalg_svd", "_linalg_eigh", "linalg_matrix_exp", "linalg_pinv", "linalg_solve_triangular",
+          "cholesky_inverse", "cholesky_solve")  # fmt: skip
+def matrix_function(b: Builder, node: Node) -> list[Signal | None]:
+    """Inverses, factorisations, determinants, solutions of linear systems."""
+    signals = node.signals()
+    lead = max(len(a.shape) for a in node.tensors()) - 2
+    results: list[Signal | None] = []
+    for value in node.out:
+        floating = value is not None and (value.dtype.is_floating_point or value.dtype.is_complex)
+        if not floating or value is None or value.shape == (0,) or math.prod(value.shape) == 0:
+            results.append(None)
+        else:
+            results.append(dense_per_batch(b, signals, value.shape, lead))
+    return results
+
+
+@rules.op("_cdist_forward", "_euclidean_dist")
+def distances(b: Builder, node: Node) -> Signal:
+    """Distances between two sets of points: each reads both points."""
+    left, right = node.arg(0, "x1"), node.arg(1, "x2")
+    assert node.out[0] is not None
+    shape = node.out[0].shape
+    points: list[Signal | None] = []
+    for arg, turn in ((left, False), (right, True)):
+        lead = (*shape[:-2], *arg.shape[-2:])
+        signal = arg.signal
+        if signal is not None:
+            signal = signal.mapped(lambda t, lead=lead: t.expand(lead))  # type: ignore[misc]
+            signal = signal.mapped(lambda t: t.transpose(-1, -2)) if turn else signal
+        points.append(signal)
+    return b.mix(points[0], points[1], (None, None), shape).curved()
