@@ -16,7 +16,16 @@ from deepstruct.demo.pruning import prunable
 from deepstruct.errors import CheckpointError
 
 METRICS: dict[str, tuple[str, ...]] = {
-    "zeroth": ("nodes", "weight_edges", "effective_nodes", "effective_edges", "dead_out", "path_count_log10"),
+    "zeroth": (
+        "nodes",
+        "edges",
+        "weight_edges",
+        "effective_nodes",
+        "effective_edges",
+        "dead_in",
+        "dead_out",
+        "path_count_log10",
+    ),
     "first": ("nodes", "edges", "effective_nodes", "weakly_connected_components", "average_path_length"),
 }
 """What is measured at which order."""

@@ -51,12 +51,10 @@ def run_demo(
     steps, epochs = (max(2, steps // 2), 6) if quick else (steps, 12)
     tick = progress or (lambda what, done, total: None)
     digits = load_digits(seed)
-    folder = out / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*-step-*.pt"), *folder.glob("*-step-*.json")]:  # of an earlier run
-        old.unlink()
+    folder = empty_folder(out / "checkpoints")
     total = 2 * len(MODELS) * (steps + 1)
     done = 0
+    rows = []
     with _one_thread():
         for name in MODELS:
             for path in train_and_prune(
@@ -64,13 +62,20 @@ def run_demo(
             ):
                 done += 1
                 tick(f"trained {path.stem}", done, total)
-    rows = []
-    for path in checkpoint_files(folder):
-        rows.append(measure(path))
-        done += 1
-        tick(f"measured {path.stem}", done, total)
+        for path in checkpoint_files(folder):
+            rows.append(measure(path))
+            done += 1
+            tick(f"measured {path.stem}", done, total)
     rows.sort(key=lambda row: (list(MODELS).index(row.model), row.step))
     return DemoResult(rows, _write(rows, out, folder), time.perf_counter() - started)
+
+
+def empty_folder(folder: Path) -> Path:
+    """The folder, made if it is missing, without the checkpoints of an earlier run; other files stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in [*folder.glob("*-step-*.pt"), *folder.glob("*-step-*.json")]:
+        old.unlink()
+    return folder
 
 
 def _write(rows: list[Row], out: Path, folder: Path) -> dict[str, Path]:

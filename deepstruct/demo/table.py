@@ -12,12 +12,12 @@ from typing import Any
 from deepstruct.demo.measure import Row
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("weight edges", "zeroth", "weight_edges"),
+    ("edges", "zeroth", "edges"),
     ("on a path", "zeroth", "effective_edges"),
     ("units on a path", "zeroth", "effective_nodes"),
     ("log10 paths", "zeroth", "path_count_log10"),
-    ("channel edges", "first", "edges"),
-    ("components", "first", "weakly_connected_components"),
+    ("channel links", "first", "edges"),
+    ("parts", "first", "weakly_connected_components"),
 )
 """Title, order and metric of the columns that are shown; the files have all that was measured."""
 
@@ -29,11 +29,11 @@ def print_table(rows: Sequence[Row]) -> None:
 
     console = Console()
     if not console.is_terminal:  # a log or a pipe has no width of its own
-        console = Console(width=110)
+        console = Console(width=120)
     table = Table(
         title="Accuracy and structure of every checkpoint", title_justify="left", header_style="bold"
     )
-    table.add_column("checkpoint")
+    table.add_column("checkpoint", no_wrap=True)
     for title in ("sparsity", "accuracy", *(title for title, _, _ in COLUMNS)):
         table.add_column(title, justify="right")
     for index, row in enumerate(rows):
@@ -42,6 +42,10 @@ def print_table(rows: Sequence[Row]) -> None:
         last = index + 1 == len(rows) or rows[index + 1].model != row.model
         table.add_row(row.file.removesuffix(".pt"), *cells, end_section=last)
     console.print(table)
+    console.print(
+        "edges, units, paths: zeroth order; channel links, parts (weakly connected components): first order",
+        style="dim",
+    )
 
 
 def number(value: float) -> str:
