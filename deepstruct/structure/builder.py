@@ -47,6 +47,7 @@ class Builder:
         self._bases: dict[int, tuple[torch.Tensor, int]] = {}  # storage -> its tensor, first slot
         self._names: dict[str, int] = {}
         self.where = ("", "", 0)  # module path, op name and call of what is being read
+        self.position = 0  # index of the op that is being read
 
     # -- spaces
 
@@ -60,7 +61,7 @@ class Builder:
             title = f"{title}#{count}"
         space = Space(
             len(self.spaces), title, path, kind, tuple(int(n) for n in shape), self.num_slots,
-            additive=additive, call=call,
+            additive=additive, call=call, position=self.position,
         )  # fmt: skip
         self.spaces.append(space)
         self.num_slots += space.numel

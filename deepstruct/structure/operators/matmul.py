@@ -42,6 +42,11 @@ class Matmul(EdgeOperator):
         self._pattern = None if weight is not None else pattern
 
     @property
+    def pattern(self) -> torch.Tensor | None:
+        """Boolean matrix of the edges of a mix; None where they are all-to-all or weights."""
+        return self._pattern
+
+    @property
     def dense(self) -> bool:
         """Whether every entry is an edge, so that products are sums."""
         return self._dense
