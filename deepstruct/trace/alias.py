@@ -20,7 +20,7 @@ def _span(size: Ints, stride: Ints, offset: int) -> tuple[int, int]:
     """First and last address + 1 of a geometry; (0, 0) for an empty one."""
     if any(n == 0 for n in size):
         return 0, 0
-    return offset, offset + sum((n - 1) * s for n, s in zip(size, stride)) + 1
+    return offset, offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) + 1
 
 
 def covers(base: tuple[Ints, Ints, int], view: tuple[Ints, Ints, int]) -> bool:
@@ -30,9 +30,7 @@ def covers(base: tuple[Ints, Ints, int], view: tuple[Ints, Ints, int]) -> bool:
     return view_low >= view_high or (low <= view_low and view_high <= high)
 
 
-def _positions(
-    of: tuple[Ints, Ints, int], at: tuple[Ints, Ints, int], device: torch.device
-) -> torch.Tensor:
+def _positions(of: tuple[Ints, Ints, int], at: tuple[Ints, Ints, int], device: torch.device) -> torch.Tensor:
     """For every element of geometry `at`: the flat position in `of` of the same address, or -1."""
     low = min(_span(*of)[0], _span(*at)[0])
     high = max(_span(*of)[1], _span(*at)[1])

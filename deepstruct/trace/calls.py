@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from .callstack import CallStack
+from .evaluator import Evaluator
 from .leaves import Leaves
-from .record import Record
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
 
 COMPOSITES = frozenset({
     "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
@@ -37,11 +35,12 @@ _PATCH = threading.RLock()
 class FunctionRecorder(TorchFunctionMode):
     """Records composite functions (`COMPOSITES`) as calls, and notices data that Python reads directly."""
 
-    def __init__(self, record: Record, leaves: Leaves, recorder: Recorder) -> None:
+    def __init__(self, calls: CallStack, leaves: Leaves, evaluator: Evaluator) -> None:
         super().__init__()
-        self.record = record
+        self.calls = calls
+        self.record = calls.record
         self.leaves = leaves
-        self.recorder = recorder
+        self.evaluator = evaluator
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -53,9 +52,11 @@ class FunctionRecorder(TorchFunctionMode):
         if name in _ESCAPES and args and isinstance(args[0], torch.Tensor):
             with torch._C.DisableTorchFunction():
                 self.leaves.escape(name, args[0])
-                if self.leaves.fake_mode is not None and (name == "tolist" or not self.leaves.is_fake(args[0])):
+                if self.leaves.fake_mode is not None and (
+                    name == "tolist" or not self.leaves.is_fake(args[0])
+                ):
                     v = self.record.ref(args[0])
-                    real = self.recorder.evaluate([v])[v]
+                    real = self.evaluator.evaluate([v])[v]
                     with _disable_current_modes():
                         return func(real, *args[1:], **kwargs)
         if name == "_pad_packed_sequence":
@@ -64,7 +65,7 @@ class FunctionRecorder(TorchFunctionMode):
 
     def _composite(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with torch._C.DisableTorchFunction():
-            index = self.record.enter_function(name, args, kwargs)
+            index = self.calls.enter_function(name, args, kwargs)
         try:
             if name in _RECURRENT and _is_packed(name, args):
                 args = (args[0], self._real(args[1], name), *args[2:])
@@ -79,10 +80,10 @@ class FunctionRecorder(TorchFunctionMode):
             else:
                 output = func(*args, **kwargs)
             with torch._C.DisableTorchFunction():
-                self.record.leave(index, output)
+                self.calls.leave(index, output)
             return output
         finally:
-            self.record.unwind(index)
+            self.calls.unwind(index)
 
     def _real(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         """Real values of a tensor whose memory a kernel reads."""
@@ -91,10 +92,10 @@ class FunctionRecorder(TorchFunctionMode):
             self.leaves.data_read(name, [v])
             if not self.leaves.is_fake(tensor):
                 return tensor
-            real = self.recorder.evaluate([v])[v]
+            real = self.evaluator.evaluate([v])[v]
             if self.record.storages.find(real) is None:
                 self.record.storages.create(real).add_root(self.record.key(real), v)
-            self.recorder.held.append(real)
+            self.evaluator.held.append(real)
             return real
 
     def _pad_packed_sequence(
@@ -148,7 +149,7 @@ def _without_check(func: Any) -> Any:
 
 
 @contextmanager
-def module_calls(record: Record, failed: Callable[[str, BaseException], None]) -> Iterator[None]:
+def module_calls(calls: CallStack, failed: Callable[[str, BaseException], None]) -> Iterator[None]:
     """Records every call of a module in this thread while the context is open.
 
     `failed` is told the path of the innermost module that an exception came from.
@@ -161,18 +162,18 @@ def module_calls(record: Record, failed: Callable[[str, BaseException], None]) -
             if threading.get_ident() != thread:
                 return original(module, *args, **kwargs)
             with torch._C.DisableTorchFunction():
-                index = record.enter_module(module, args, kwargs)
+                index = calls.enter_module(module, args, kwargs)
             try:
                 # not through __call__: that would run the compiled forward of a compiled module
                 output = module._call_impl(*args, **kwargs)
                 with torch._C.DisableTorchFunction():
-                    record.leave(index, output)
+                    calls.leave(index, output)
                 return output
             except Exception as error:
-                failed(record.graph.calls[index].path, error)
+                failed(calls.record.graph.calls[index].path, error)
                 raise
             finally:
-                record.unwind(index)
+                calls.unwind(index)
 
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:

@@ -117,11 +117,11 @@ class OpGraph:
         names = [self.values[v].name for v in self.inputs]
         if [name for name, _ in given] != names:
             raise InputError(
-                f"the recorded inputs are {names}, the given ones {[name for name, _ in given]}; pass the same "
-                "arguments as for the trace"
+                f"the recorded inputs are {names}, the given ones {[name for name, _ in given]}; "
+                "pass the same arguments as for the trace"
             )
         feeds = {}
-        for v, (name, tensor) in zip(self.inputs, given):
+        for v, (name, tensor) in zip(self.inputs, given, strict=True):
             recorded = self.values[v]
             if tuple(tensor.shape) != recorded.shape or tensor.dtype != recorded.dtype:
                 raise InputError(

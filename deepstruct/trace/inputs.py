@@ -19,9 +19,10 @@ def find_example_input(model: nn.Module) -> Arguments:
     """An input for `model`, as (args, kwargs), on its device and in its dtype.
 
     Looks, in this order, at: an attribute or method `example_input` (masked models have one),
-    `example_input_array` (Lightning), `dummy_inputs` (Hugging Face), the input size of `default_cfg` or
-    `pretrained_cfg` (timm), and the first layer when it is `nn.Linear`. Random values come from a
-    generator of their own. Raises InputError that says what to pass when none serves.
+    `example_input_array` (Lightning), `dummy_inputs` (Hugging Face; if forward takes them), the input size
+    of `default_cfg` or `pretrained_cfg` (timm) or `config.image_size` (Hugging Face vision models), and the
+    first layer when it is `nn.Linear`. Random values come from a generator of their own. Raises InputError
+    that says what to pass when none serves.
     """
     found = getattr(model, "example_input", None)
     if callable(found) and not isinstance(found, (torch.Tensor, nn.Module)):
@@ -32,19 +33,21 @@ def find_example_input(model: nn.Module) -> Arguments:
     if found is not None:
         return _moved(as_arguments(found), model)
     found = getattr(model, "dummy_inputs", None)
-    if isinstance(found, Mapping) and found:
+    if isinstance(found, Mapping) and found and _accepts(model, found):
         return _moved(as_arguments(found), model)
     size = _configured_size(model)
     if size is not None:
         return (_random((1, *size), model),), {}
-    first = next((m for m in model.modules() if not any(True for _ in m.children())), None)
+    layers = (m for m in model.modules() if isinstance(m, nn.Linear) or not any(True for _ in m.children()))
+    first = next(layers, None)
     if isinstance(first, nn.Linear):
         return (_random((1, first.in_features), model),), {}
     what = f"the first layer is {type(first).__name__}, not Linear, and " if first is not None else ""
     raise InputError(
-        f"no example input is known for {type(model).__name__}: {what}it has none of the attributes example_input, "
-        f"example_input_array, dummy_inputs or default_cfg. Pass one that fits forward{_signature(model)}: a tensor "
-        "(for images: torch.randn(1, 3, 224, 224)), a tuple of positional arguments or a dict of keyword arguments"
+        f"no example input is known for {type(model).__name__}: {what}it has none of the attributes "
+        "example_input, example_input_array, dummy_inputs or default_cfg. Pass one that fits "
+        f"forward{_signature(model)}: a tensor (for images: torch.randn(1, 3, 224, 224)), a tuple of "
+        "positional arguments or a dict of keyword arguments"
     )
 
 
@@ -55,14 +58,33 @@ def _signature(model: nn.Module) -> str:
         return "(...)"
 
 
+def _accepts(model: nn.Module, keywords: Mapping[str, Any]) -> bool:
+    """Whether forward takes these (vision models of Hugging Face inherit the dummy inputs of text models)."""
+    main = getattr(model, "main_input_name", None)
+    if isinstance(main, str) and main not in keywords:
+        return False
+    try:
+        inspect.signature(model.forward).bind_partial(**keywords)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _configured_size(model: nn.Module) -> tuple[int, ...] | None:
     for attribute in ("default_cfg", "pretrained_cfg"):
         config = getattr(model, attribute, None)
         if config is None:
             continue
-        size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+        size = (
+            config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+        )
         if size is not None:
             return tuple(int(n) for n in size)
+    config = getattr(model, "config", None)  # Hugging Face
+    size = getattr(config, "image_size", None)
+    if getattr(model, "main_input_name", None) == "pixel_values" and size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(getattr(config, "num_channels", 3)), int(height), int(width)
     return None
 
 
@@ -117,8 +139,8 @@ def as_arguments(example: Any, extra: Mapping[str, Any] | None = None) -> Argume
         args = (example,)
     else:
         raise InputError(
-            f"example_input is a {type_name(example)}; pass a tensor, a tuple of positional arguments or a dict of "
-            "keyword arguments"
+            f"example_input is a {type_name(example)}; pass a tensor, a tuple of positional arguments "
+            "or a dict of keyword arguments"
         )
     if extra is not None:
         if not isinstance(extra, Mapping):
@@ -137,16 +159,16 @@ def named_arguments(
     names: list[str] = []
     if forward is not None:
         try:
-            parameters = inspect.signature(forward).parameters.values()
-        except (TypeError, ValueError):
-            parameters = {}.values()  # type: ignore[assignment]
+            parameters = list(inspect.signature(forward).parameters.values())
+        except (TypeError, ValueError):  # a compiled or builtin forward has no signature
+            parameters = []
         for parameter in parameters:
             if parameter.kind is parameter.VAR_POSITIONAL:
                 names.extend(f"{parameter.name}.{i}" for i in range(len(args) - len(names)))
             elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 names.append(parameter.name)
     names.extend(f"args.{i}" for i in range(len(names), len(args)))
-    return [*zip(names, args), *kwargs.items()]
+    return [*zip(names, args, strict=False), *kwargs.items()]
 
 
 def named_tensors(

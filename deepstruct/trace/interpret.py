@@ -69,7 +69,11 @@ def flat_tensors(result: Any) -> list[torch.Tensor | None]:
 def _copy(tree: Any) -> Any:
     if isinstance(tree, torch.Tensor):
         # a contiguous copy: an expanded tensor could not be written to
-        return tree.clone(memory_format=torch.contiguous_format) if tree.layout == torch.strided else tree.clone()
+        return (
+            tree.clone(memory_format=torch.contiguous_format)
+            if tree.layout == torch.strided
+            else tree.clone()
+        )
     if isinstance(tree, (list, tuple)):
         return [_copy(item) for item in tree]
     return tree
@@ -151,7 +155,9 @@ def _bytes(value: Value) -> int:
     return count * value.dtype.itemsize
 
 
-def peak_bytes(values: Sequence[Value], ops: Sequence[Op], order: Sequence[int], wanted: Iterable[int]) -> int:
+def peak_bytes(
+    values: Sequence[Value], ops: Sequence[Op], order: Sequence[int], wanted: Iterable[int]
+) -> int:
     """Largest number of bytes of op results alive at one time when `order` runs and only `wanted` stay."""
     last = last_uses(ops, order)
     keep = set(wanted)
@@ -184,7 +190,7 @@ def leaf_data(value: Value) -> torch.Tensor:
     if data is None or data.is_meta or _is_fake(data):
         what = f"{value.kind} {value.name!r}" if value.name else value.kind
         raise TraceError(
-            f"the {what} of shape {tuple(value.shape)} has no values (it lives on the meta device or is a fake "
+            f"the {what} of shape {tuple(value.shape)} has no values (it is on the meta device, or a fake "
             "tensor), so nothing that depends on it can be computed; load real weights to evaluate this graph"
         )
     return data
@@ -214,8 +220,8 @@ def run(
         peak = peak_bytes(values, ops, order, wanted)
         if peak > byte_budget:
             raise CapacityError(
-                f"evaluating {len(wanted)} value(s) needs {peak:,} bytes at its peak ({len(order)} ops), more than "
-                f"the budget of {byte_budget:,}; raise byte_budget or use a smaller example input"
+                f"evaluating {len(wanted)} value(s) needs {peak:,} bytes at its peak ({len(order)} ops), "
+                f"more than the budget of {byte_budget:,}; raise byte_budget or use a smaller example input"
             )
     last = last_uses(ops, order)
     keep = set(wanted)
@@ -236,7 +242,7 @@ def run(
             raise
         except Exception as error:
             raise TraceError(f"op {index} ({op.name}) failed when it was run again: {error}") from error
-        for v, result in zip(op.outputs, results):
+        for v, result in zip(op.outputs, results, strict=False):
             if v is not None and result is not None and (v in keep or v in last):
                 known[v] = result
         for v in (*refs_of(op.args), *refs_of(op.kwargs)):

@@ -74,7 +74,9 @@ class Leaves:
         storage = self.record.storages.find(tensor)
         if storage is not None and tensor.layout == torch.strided:
             if self.record.key(twin) != self.record.key(tensor):
-                raise TraceError(f"no fake tensor has the geometry of a tensor of shape {tuple(tensor.shape)}")
+                raise TraceError(
+                    f"no fake tensor has the geometry of a tensor of shape {tuple(tensor.shape)}"
+                )
             self.record.storages.join(twin, storage)
         self._twins[id(tensor)] = (tensor, twin)  # holds the tensor too, so its id is not used again
         return twin
@@ -85,8 +87,8 @@ class Leaves:
         """Registers a tensor that appears out of nowhere."""
         if self.is_fake(tensor):
             raise TraceError(
-                f"a fake tensor of shape {tuple(tensor.shape)} in {self._where()} was made outside the recorded "
-                "operations"
+                f"a fake tensor of shape {tuple(tensor.shape)} in {self._where()} was made outside the "
+                "recorded operations"
             )
         name = self.name_of(tensor)
         v = self.record.leaf(tensor, "constant", name)
@@ -111,8 +113,8 @@ class Leaves:
 
     def _suspect(self, tensor: torch.Tensor, why: str) -> None:
         self._suspects.append(
-            f"constant of shape {tuple(tensor.shape)} and dtype {tensor.dtype} in {self._where()}, {why}: its values "
-            "are those of this example and do not follow the input"
+            f"constant of shape {tuple(tensor.shape)} and dtype {tensor.dtype} in {self._where()}, {why}: "
+            "its values are those of this example and do not follow the input"
         )
 
     def _where(self) -> str:
@@ -163,8 +165,8 @@ class Leaves:
             what = "a value" if name == "_local_scalar_dense" else f"the result of {name}"
             times = "once" if count == 1 else f"{count} times"
             notes.append(
-                f"{what} that depends on the input was read {times} in {where}: the control flow and shapes that "
-                "follow from it are those of this example"
+                f"{what} that depends on the input was read {times} in {where}: the control flow and "
+                "shapes that follow from it are those of this example"
             )
         for escape in dict.fromkeys(self._escapes):
             notes.append(f"input-dependent data left the record by {escape}")

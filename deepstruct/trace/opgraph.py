@@ -48,8 +48,8 @@ class Op:
     `args` and `kwargs` are as they were passed, with `Ref` in the place of tensors. `outputs` has
     the value of each returned tensor in flat order (None for a return that is no tensor), then the
     new values of arguments that were written in place and not returned. `name` is the base name
-    without namespace, overload and in-place underscore ("add", "convolution", "native_layer_norm"); what is not
-    of the aten namespace keeps its own ("torchvision::nms"). `mutates` holds positions of written
+    without namespace, overload and in-place underscore ("add", "convolution", "native_layer_norm");
+    what is not of the aten namespace keeps its own ("torchvision::nms"). `mutates` holds positions of written
     arguments: an int for a positional one, a str for a keyword.
     """
 

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..errors import TraceError
 from .alias import alias_read, alias_write, covers
 from .graph import OpGraph, op_reads
-from .opgraph import Call, Op, Ref, Value, ValueKind
+from .opgraph import Op, Ref, Value, ValueKind
 from .storages import Key, Storage, StorageTable, key_of
-from .tree import Opaque, describe
 
 _aten = torch.ops.aten
 _PARTS = {torch.complex64: torch.float32, torch.complex128: torch.float64, torch.complex32: torch.float16}
@@ -25,9 +23,7 @@ class Record:
     def __init__(self, graph: OpGraph) -> None:
         self.graph = graph
         self.storages = StorageTable()
-        self.stack: list[int] = []
-        self.module_paths: dict[int, str] = {}
-        self.repeats: dict[int, int] = {}
+        self.stack: list[int] = []  # the open calls
         self.on_foreign: Callable[[torch.Tensor], int] | None = None
         self._kept: list[torch.Tensor] = []
         self._depends: list[bool] = []
@@ -35,7 +31,9 @@ class Record:
 
     # -- values and ops --------------------------------------------------------------------------
 
-    def value(self, tensor: torch.Tensor, kind: ValueKind, name: str = "", producer: int | None = None) -> int:
+    def value(
+        self, tensor: torch.Tensor, kind: ValueKind, name: str = "", producer: int | None = None
+    ) -> int:
         return self._value(tuple(int(n) for n in tensor.shape), tensor.dtype, kind, name, producer)
 
     def _value(
@@ -78,7 +76,9 @@ class Record:
         self.op(target, name, args, options or {}, [v])
         return v
 
-    def leaf(self, tensor: torch.Tensor, kind: ValueKind, name: str = "", data: torch.Tensor | None = None) -> int:
+    def leaf(
+        self, tensor: torch.Tensor, kind: ValueKind, name: str = "", data: torch.Tensor | None = None
+    ) -> int:
         """A value that no op produces. Tied tensors (same storage and geometry) get the same value."""
         storage = self.storages.find(tensor)
         if storage is None:
@@ -134,7 +134,9 @@ class Record:
                 v = self.derive(_aten.neg.default, "neg", (Ref(v),), key.size, key.dtype)
         elif _PARTS.get(base_key.dtype) == key.dtype and not (base_key.conj or base_key.neg):
             pairs = base_key.interleaved(key.dtype)
-            whole = self.derive(_aten.view_as_real.default, "view_as_real", (Ref(base),), pairs.size, key.dtype)
+            whole = self.derive(
+                _aten.view_as_real.default, "view_as_real", (Ref(base),), pairs.size, key.dtype
+            )
             v = self._alias_read(whole, pairs, key)
             if key.neg:
                 v = self.derive(_aten.neg.default, "neg", (Ref(v),), key.size, key.dtype)
@@ -146,8 +148,8 @@ class Record:
                 v = self.derive(_aten.conj_physical.default, "conj_physical", (Ref(v),), key.size, key.dtype)
         else:
             raise TraceError(
-                f"a {base_key.dtype} tensor was written and then read as {key.dtype} through a bit-cast view; "
-                "the record cannot express that"
+                f"a {base_key.dtype} tensor was written and then read as {key.dtype} through a bit-cast "
+                "view; the record cannot express that"
             )
         storage.current[key] = v
         return v
@@ -178,7 +180,9 @@ class Record:
             if key.neg:
                 v = self.derive(_aten.neg.default, "neg", (Ref(v),), key.size, key.dtype)
             pairs = base_key.interleaved(key.dtype)
-            whole = self.derive(_aten.view_as_real.default, "view_as_real", (Ref(base),), pairs.size, key.dtype)
+            whole = self.derive(
+                _aten.view_as_real.default, "view_as_real", (Ref(base),), pairs.size, key.dtype
+            )
             whole = self._alias_write(whole, pairs, v, key)
             return self.derive(
                 _aten.view_as_complex.default, "view_as_complex", (Ref(whole),), base_key.size, base_key.dtype
@@ -190,8 +194,8 @@ class Record:
             v = self.derive(_aten.view_as_real.default, "view_as_real", (Ref(v),), pairs.size, base_key.dtype)
             return self._alias_write(base, base_key, v, pairs)
         raise TraceError(
-            f"a {base_key.dtype} tensor was written in place through a view as {key.dtype}; the record cannot "
-            "express a bit cast"
+            f"a {base_key.dtype} tensor was written in place through a view as {key.dtype}; the record "
+            "cannot express a bit cast"
         )
 
     def _alias_read(self, base: int, base_key: Key, key: Key) -> int:
@@ -217,7 +221,11 @@ class Record:
         if any(k.dtype != dtype or k.conj or k.neg for k, _ in roots):
             raise TraceError("tensors of several dtypes share one storage that is written in place")
         reach = 1 + max(
-            (k.offset + sum((n - 1) * s for n, s in zip(k.size, k.stride)) for k, _ in roots if 0 not in k.size),
+            (
+                k.offset + sum((n - 1) * s for n, s in zip(k.size, k.stride, strict=True))
+                for k, _ in roots
+                if 0 not in k.size
+            ),
             default=0,
         )
         whole = Key((reach,), (1,), 0, dtype)
@@ -238,6 +246,10 @@ class Record:
         """Whether some root of the storage covers the addresses of `key` (unknown across dtypes: yes)."""
         return any(k.dtype != key.dtype or covers(k.geometry, key.geometry) for k, _ in storage.roots)
 
+    def current_path(self) -> str:
+        """The path of the module that is running ("" for the model itself)."""
+        return self.graph.calls[self.stack[-1]].path if self.stack else ""
+
     def dependent(self, v: int) -> bool:
         """Whether a value depends on an input of the model."""
         values, ops, depends = self.graph.values, self.graph.ops, self._depends
@@ -250,73 +262,6 @@ class Record:
                     if out is not None:
                         depends[out] = True
         return depends[v]
-
-    # -- calls -----------------------------------------------------------------------------------
-
-    def describe(self, tree: Any) -> Any:
-        return describe(tree, self._described)
-
-    def _described(self, tensor: torch.Tensor) -> Any:
-        try:
-            return Ref(self.ref(tensor))
-        except (RuntimeError, NotImplementedError, TraceError):
-            # tensors without a storage of their own: inside vmap, wrapper subclasses
-            return Opaque(f"{type(tensor).__name__} of shape {tuple(tensor.shape)}")
-
-    def path_of(self, module: nn.Module) -> str:
-        path = self.module_paths.get(id(module))
-        if path is None:  # held outside the module tree (in a list, a closure, another object)
-            parent = self.current_path()
-            path = f"{parent}.<{type(module).__name__}>" if parent else f"<{type(module).__name__}>"
-            self.module_paths[id(module)] = path
-        return path
-
-    def current_path(self) -> str:
-        return self.graph.calls[self.stack[-1]].path if self.stack else ""
-
-    def enter_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        repeat = self.repeats.get(id(module), 0)
-        self.repeats[id(module)] = repeat + 1
-        name = type(module).__name__
-        return self._enter("module", self.path_of(module), name, module, args, kwargs, repeat)
-
-    def enter_function(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        return self._enter("function", self.current_path(), name, None, args, kwargs, 0)
-
-    def _enter(
-        self,
-        kind: Any,
-        path: str,
-        name: str,
-        module: nn.Module | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        repeat: int,
-    ) -> int:
-        calls = self.graph.calls
-        parent = self.stack[-1] if self.stack else None
-        depth = 0
-        outer = parent
-        while outer is not None and calls[outer].kind == "function":
-            outer = calls[outer].parent
-        if outer is not None:
-            depth = calls[outer].depth + 1
-        seen = (self.describe(tuple(args)), self.describe(dict(kwargs)))
-        start = len(self.graph.ops)
-        index = len(calls)
-        calls.append(Call(index, kind, path, name, module, parent, depth, start, start, *seen, None, repeat))
-        self.stack.append(index)
-        return index
-
-    def leave(self, index: int, output: Any) -> None:
-        call = self.graph.calls[index]
-        call.output = self.describe(output)
-        self.unwind(index)
-
-    def unwind(self, index: int) -> None:
-        """Closes a call, and those inside it that an exception left open."""
-        while self.stack and self.stack[-1] >= index:
-            self.graph.calls[self.stack.pop()].stop = len(self.graph.ops)
 
 
 def _same_reading(a: Key, b: Key) -> bool:

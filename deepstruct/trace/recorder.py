@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from ..errors import TraceError
+from ..errors import CapacityError, TraceError
 from . import interpret
+from .evaluator import Evaluator
 from .leaves import Leaves
-from .opgraph import Op, Ref
+from .opgraph import Ref
 from .record import Record
 from .schemas import LAYOUT_READS, Facts, facts, written_positions
 from .storages import Key, Storage
 
-if TYPE_CHECKING:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
 _DEVICE = torch.ops.prim.device.default
 _SET = torch.ops.aten.set_
+_MASK_READS = frozenset({"index", "_unsafe_index"})
 _RESIZES = frozenset({"resize", "resize_as"})
 
 
@@ -27,25 +26,19 @@ class Recorder(TorchDispatchMode):
     """Records ATen operations into a `Record`, on fake tensors (with `fake_mode`) or on real ones.
 
     In fake mode, real tensors that the model holds are replaced by fake twins before an operation runs,
-    so the model's own data is never written. An operation whose result depends on data is run on real
-    tensors: only the slice of the record that its arguments need is evaluated, within `byte_budget`.
+    so the model's own data is never written. An operation whose result depends on data is run by the
+    `Evaluator` instead.
     """
 
-    def __init__(
-        self, record: Record, leaves: Leaves, fake_mode: FakeTensorMode | None, byte_budget: int
-    ) -> None:
+    def __init__(self, record: Record, leaves: Leaves, evaluator: Evaluator) -> None:
         super().__init__()
         self.record = record
         self.leaves = leaves
-        self.fake_mode = fake_mode
-        self.byte_budget = byte_budget
+        self.evaluator = evaluator
+        self.fake_mode = leaves.fake_mode
         self._own_types: set[type] = {torch.Tensor, torch.nn.Parameter}
-        self._evaluated: dict[int, torch.Tensor] = {}
-        self._evaluated_bytes = 0
-        self.held: list[torch.Tensor] = []
-        self._pending: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._data_errors: tuple[type[BaseException], ...] = ()
-        if fake_mode is not None:
+        if self.fake_mode is not None:
             from torch._subclasses import fake_tensor
 
             self._own_types.add(fake_tensor.FakeTensor)
@@ -54,6 +47,8 @@ class Recorder(TorchDispatchMode):
                 fake_tensor.DataDependentOutputException,
                 fake_tensor.UnsupportedOperatorException,
             )
+
+    supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -72,14 +67,13 @@ class Recorder(TorchDispatchMode):
 
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(func, torch._ops.OpOverload):
-            raise TraceError(f"the operator {func} cannot be recorded: it runs other operators inside")
+            return self._higher_order(func, args, kwargs)
         known = facts(func)
         if known.composite:
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        record = self.record
         if known.name in ("lift_fresh", "lift"):
             self.leaves.literal(args[0])
         seen_args: list[Any] = []
@@ -93,11 +87,13 @@ class Recorder(TorchDispatchMode):
         for name, item in kwargs.items():
             seen_kwargs[name], run_kwargs[name] = self._argument(item)
 
-        if known.data_dependent:
+        if known.data_dependent and (known.name not in _MASK_READS or _has_mask(seen_args, self.record)):
             self.leaves.data_read(known.name, [*_ids(seen_args), *_ids(seen_kwargs)])
         mutates = written_positions(known, args, kwargs)
         written = [
-            (t, self._place(t)) for p in mutates for t in _tensors(args[p] if isinstance(p, int) else kwargs[p])
+            (t, self._place(t))
+            for p in mutates
+            for t in _tensors(args[p] if isinstance(p, int) else kwargs[p])
         ]
         if known.view_in_place and self.fake_mode is not None:
             own = [t for t, _ in written if not self.leaves.is_fake(t)]
@@ -125,6 +121,18 @@ class Recorder(TorchDispatchMode):
         elif known.data_dependent and isinstance(result, (int, float)):
             self.leaves.scalars.add(result)
         return self._returned(known, result, args, kwargs)
+
+    def _higher_order(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Operators that take functions (cond, flex_attention): their plain implementation is recorded."""
+        if func is torch.ops.higher_order.cond:  # its plain implementation refuses to run within a mode
+            predicate, true_branch, false_branch, operands = args
+            with self:
+                return (true_branch if bool(predicate) else false_branch)(*operands)
+        kernel = getattr(func, "py_kernels", {}).get(torch._C.DispatchKey.CompositeExplicitAutograd)
+        if kernel is None:
+            raise TraceError(f"the operator {func} has no plain implementation that could be recorded")
+        with self:
+            return kernel(*args, **kwargs)
 
     # -- arguments -------------------------------------------------------------------------------
 
@@ -166,41 +174,17 @@ class Recorder(TorchDispatchMode):
         try:
             return func(*run_args, **run_kwargs)
         except self._data_errors:
-            pass
-        ids = [*_ids(seen_args), *_ids(seen_kwargs)]
-        real = self.evaluate(ids)
-        args = interpret.substitute(seen_args, real.__getitem__)
-        kwargs = interpret.substitute(seen_kwargs, real.__getitem__)
-        with _disable_current_modes(), torch.no_grad():
-            op = Op(0, func, known.name, tuple(args), kwargs, (), 0, mutates)
-            results = interpret.execute_raw(op, args, kwargs)
-        return interpret.map_result(results, self._wrap)
-
-    def _wrap(self, tensor: torch.Tensor) -> torch.Tensor:
-        assert self.fake_mode is not None
-        twin = self.fake_mode.from_tensor(tensor)
-        self._pending[id(twin)] = (twin, tensor)
-        return twin
-
-    def evaluate(self, ids: list[int]) -> dict[int, torch.Tensor]:
-        """Real values of `ids` for the example inputs."""
-        graph = self.record.graph
-        with _disable_current_modes(), torch.no_grad():
-            real = interpret.run(graph.values, graph.ops, ids, self._evaluated, self.byte_budget)
-        for v, tensor in real.items():
-            self.remember(v, tensor)
-        return real
-
-    def remember(self, v: int, tensor: torch.Tensor) -> None:
-        """Keeps a real result for later slices, up to a quarter of the budget."""
-        if self.record.graph.values[v].producer is None or v in self._evaluated:
-            return
-        self._evaluated[v] = tensor
-        self._evaluated_bytes += tensor.numel() * tensor.element_size()
-        while self._evaluated_bytes > self.byte_budget // 4 and len(self._evaluated) > 1:
-            oldest = next(iter(self._evaluated))
-            dropped = self._evaluated.pop(oldest)
-            self._evaluated_bytes -= dropped.numel() * dropped.element_size()
+            return self.evaluator.run(func, known.name, tuple(seen_args), seen_kwargs, mutates)
+        except Exception as error:
+            if known.name == "_grouped_mm":  # its shape function refuses dtypes that the kernel accepts
+                return _grouped_mm(*run_args, **run_kwargs)
+            if func.namespace in ("aten", "prims"):
+                raise
+            # a custom operator without a shape function: its kernel says the shape
+            try:
+                return self.evaluator.run(func, known.name, tuple(seen_args), seen_kwargs, mutates)
+            except (TraceError, CapacityError) as second:
+                raise error from second
 
     # -- results ---------------------------------------------------------------------------------
 
@@ -231,7 +215,7 @@ class Recorder(TorchDispatchMode):
         places: list[tuple[torch.Tensor, int]] = []
         new_value_of: dict[int, int] = {}  # position in `written` -> value
         positions = _written_positions_of_returns(known, mutates, outputs)
-        for position, tensor in zip(positions, outputs):
+        for position, tensor in zip(positions, outputs, strict=True):
             if tensor is None:
                 ids.append(None)
                 continue
@@ -241,7 +225,7 @@ class Recorder(TorchDispatchMode):
                 places.append((tensor, v))
             else:
                 new_value_of[position] = v
-                self._finish(tensor, v)
+                self.evaluator.settle(tensor, v)
         for position, (tensor, _) in enumerate(written):
             if position not in new_value_of:
                 new_value_of[position] = v = record.value(tensor, "op")
@@ -254,7 +238,7 @@ class Recorder(TorchDispatchMode):
                     storage.current[key] = v
                 else:
                     storage.add_root(key, v)
-            self._finish(tensor, v)
+            self.evaluator.settle(tensor, v)
         for position, (tensor, before) in enumerate(written):
             v = new_value_of[position]
             if known.view_in_place and known.name not in _RESIZES:
@@ -264,11 +248,6 @@ class Recorder(TorchDispatchMode):
                 record.write(tensor, before, v)
         if known.random:
             self.leaves.random.setdefault(known.name, record.current_path())
-
-    def _finish(self, tensor: torch.Tensor, v: int) -> None:
-        pending = self._pending.pop(id(tensor), None)
-        if pending is not None:
-            self.remember(v, pending[1])
 
     def _layout_read(self, tensor: torch.Tensor) -> None:
         """`as_strided` reads addresses of the storage: it is an alias read of the base."""
@@ -288,7 +267,7 @@ class Recorder(TorchDispatchMode):
 
         if len(known.returned) == 1:
             return original(known.returned[0], result)
-        return type(result)(original(p, item) for p, item in zip(known.returned, result))
+        return type(result)(original(p, item) for p, item in zip(known.returned, result, strict=True))
 
 
 def _written_positions_of_returns(
@@ -301,6 +280,29 @@ def _written_positions_of_returns(
     for order, position in enumerate(mutates):
         rank[position if isinstance(position, int) else known.arguments.index(position)] = order
     return [None if p is None else rank.get(p) for p in known.returned]
+
+
+def _has_mask(seen_args: list[Any], record: Record) -> bool:
+    """Whether an index operation has a boolean index: its result then has a shape that depends on data."""
+    dtypes = (record.graph.values[v].dtype for v in _ids(seen_args[1:]))
+    return any(dtype in (torch.bool, torch.uint8) for dtype in dtypes)
+
+
+def _grouped_mm(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    offs: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """An empty result of `_grouped_mm`, whose own shape function knows bfloat16 only."""
+    if a.dim() == 3 and b.dim() == 3:
+        shape = [a.shape[0], a.shape[1], b.shape[2]]
+    elif a.dim() == 2 and b.dim() == 2 and offs is not None:
+        shape = [offs.shape[0], a.shape[0], b.shape[1]]
+    else:
+        shape = [a.shape[-2], b.shape[-1]]
+    return a.new_empty(shape, dtype=out_dtype or a.dtype)
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ def base_name(schema_name: str, writes: bool) -> str:
     return name if namespace in ("", "aten") else f"{namespace}::{name}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def facts(func: Any) -> Facts:
     """Facts of an `OpOverload`."""
     schema = func._schema

@@ -76,7 +76,9 @@ class Snapshot:
 
     def _tensor(self, tensor: torch.Tensor, path: str) -> None:
         with torch.no_grad():
-            self._tensors.append((tensor, tensor.detach(), tensor.requires_grad, tensor.grad if tensor.is_leaf else None))
+            self._tensors.append(
+                (tensor, tensor.detach(), tensor.requires_grad, tensor.grad if tensor.is_leaf else None)
+            )
         if tensor.layout == torch.strided:
             try:
                 self.names.setdefault(tensor.untyped_storage()._cdata, path)
@@ -99,7 +101,9 @@ class Snapshot:
                 if container != before:
                     container.clear()
                     container.update(before)
-            elif len(container) != len(before) or any(a is not b for a, b in zip(container, before)):
+            elif len(container) != len(before) or any(
+                a is not b for a, b in zip(container, before, strict=True)
+            ):
                 container.clear()
                 container.extend(before)
         for tensor, alias, requires_grad, grad in self._tensors:
@@ -113,7 +117,9 @@ class Snapshot:
             try:
                 tensor.data = alias
             except RuntimeError as error:
-                notes.append(f"a tensor of shape {tuple(alias.shape)} of the model was replaced and stays so: {error}")
+                notes.append(
+                    f"a tensor of shape {tuple(alias.shape)} of the model was replaced and stays so: {error}"
+                )
                 return
         if tensor.requires_grad != requires_grad and tensor.is_leaf:
             tensor.requires_grad_(requires_grad)
@@ -122,7 +128,11 @@ class Snapshot:
 
 
 def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
-    return len(a) == len(b) and all(key in a and a[key] is item for key, item in b.items()) and list(a) == list(b)
+    return (
+        len(a) == len(b)
+        and all(key in a and a[key] is item for key, item in b.items())
+        and list(a) == list(b)
+    )
 
 
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:

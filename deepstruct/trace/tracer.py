@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import sys
+import reprlib
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..errors import InputError, TraceError
 from .calls import FunctionRecorder, module_calls
+from .callstack import CallStack
+from .environment import fake_mode_for, plain_kernels, weightless
+from .evaluator import Evaluator
 from .graph import OpGraph
 from .inputs import Arguments, as_arguments, check_devices, find_example_input, named_tensors
 from .leaves import Leaves
@@ -70,7 +73,7 @@ def trace(
         try:
             return fake.run()
         except TraceError as error:
-            if _weightless(model):
+            if weightless(model):
                 raise
             first = error
         real = _Attempt(model, args, kwargs, "real", byte_budget)
@@ -84,13 +87,9 @@ def _refuse_lazy(model: nn.Module) -> None:
 
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
-            raise InputError(f"parameter {name!r} is not initialised (lazy module); run the model on an input first")
-
-
-def _weightless(model: nn.Module) -> bool:
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return any(t.is_meta or isinstance(t, FakeTensor) for t in (*model.parameters(), *model.buffers()))
+            raise InputError(
+                f"parameter {name!r} is not initialised (lazy module); run the model on an input first"
+            )
 
 
 class _Attempt:
@@ -103,7 +102,7 @@ class _Attempt:
         self.args = args
         self.kwargs = kwargs
         self.fake = mode == "fake"
-        self.weightless = _weightless(model)
+        self.weightless = weightless(model)
         self.graph = OpGraph(mode=mode, byte_budget=byte_budget)
         self.graph._arguments = (args, kwargs)
         self.graph._forward = model.forward
@@ -113,16 +112,18 @@ class _Attempt:
     def run(self) -> OpGraph:
         if not self.fake and self.weightless:
             raise TraceError(
-                "the model has weights without values (on the meta device, or fake tensors): it cannot run in real "
-                "mode; use mode='fake' or 'auto', or load weights"
+                "the model has weights without values (on the meta device, or fake tensors): it cannot run "
+                "in real mode; use mode='fake' or 'auto', or load weights"
             )
         snapshot = Snapshot(self.model)
         leaves_: Leaves | None = None
         try:
             with random_state(), ExitStack() as stack:
-                fake_mode = stack.enter_context(_fake_mode(self.model)) if self.fake else None
+                fake_mode = stack.enter_context(fake_mode_for(self.model)) if self.fake else None
                 record = Record(self.graph)
-                leaves_ = Leaves(record, fake_mode, lambda t: _attribute_name(snapshot, t), self.fake and self.weightless)
+                leaves_ = Leaves(
+                    record, fake_mode, lambda t: _attribute_name(snapshot, t), self.fake and self.weightless
+                )
                 self._pass(record, leaves_, fake_mode, stack)
         except TraceError:
             raise
@@ -140,23 +141,22 @@ class _Attempt:
 
     def _pass(self, record: Record, leaves_: Leaves, fake_mode: Any, stack: ExitStack) -> None:
         graph = self.graph
-        for path, module in self.model.named_modules():
-            record.module_paths[id(module)] = path
         args, kwargs = self._prepare(record, leaves_, fake_mode)
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            if not _is_wrapper(parameter):
-                graph.parameters[name] = record.leaf(parameter, "parameter", name)
-        for name, buffer in self.model.named_buffers(remove_duplicate=False):
-            if not _is_wrapper(buffer):
-                graph.buffers[name] = record.leaf(buffer, "buffer", name)
-        recorder = Recorder(record, leaves_, fake_mode, graph.byte_budget)
+        for path, parameter in self.model.named_parameters(remove_duplicate=False):
+            for name, tensor in _plain(path, parameter):
+                graph.parameters[name] = record.leaf(tensor, "parameter", name)
+        for path, buffer in self.model.named_buffers(remove_duplicate=False):
+            for name, tensor in _plain(path, buffer):
+                graph.buffers[name] = record.leaf(tensor, "buffer", name)
+        calls = CallStack(record, self.model)
+        evaluator = Evaluator(record, leaves_, graph.byte_budget)
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_plain_kernels())
+        stack.enter_context(plain_kernels())
         if fake_mode is not None:
             stack.enter_context(fake_mode)
-        stack.enter_context(recorder)
-        stack.enter_context(FunctionRecorder(record, leaves_, recorder))
-        stack.enter_context(module_calls(record, self._note_failure))
+        stack.enter_context(Recorder(record, leaves_, evaluator))
+        stack.enter_context(FunctionRecorder(calls, leaves_, evaluator))
+        stack.enter_context(module_calls(calls, self._note_failure))
         self.model(*args, **kwargs)
         graph.output = graph.calls[0].output
         self._note_outputs()
@@ -201,16 +201,22 @@ class _Attempt:
     def _note_outputs(self) -> None:
         for name, leaf in leaves(self.graph.output, "output"):
             if isinstance(leaf, Opaque):
-                self.graph.notes.append(f"{name} is a {leaf.type_name}: it is not looked into, and no output of the graph")
+                self.graph.notes.append(
+                    f"{name} is a {leaf.type_name}: it is not looked into, and no output of the graph"
+                )
             elif leaf is not None and not isinstance(leaf, Ref):
-                self.graph.notes.append(f"{name} is {leaf!r}, no tensor: no output of the graph")
+                self.graph.notes.append(f"{name} is {reprlib.repr(leaf)}, no tensor: no output of the graph")
 
     def _explained(self, error: Exception) -> TraceError:
         if self.failed_at is None:
             where = "before the model was called"
         else:
             module = type(self.model).__name__
-            where = f"in module {self.failed_at!r} of {module}" if self.failed_at else f"in the forward of {module}"
+            where = (
+                f"in module {self.failed_at!r} of {module}"
+                if self.failed_at
+                else f"in the forward of {module}"
+            )
         shapes = ", ".join(
             f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
             for name, t in named_tensors(self.model.forward, self.args, self.kwargs)
@@ -221,52 +227,16 @@ class _Attempt:
         )
 
 
-def _is_wrapper(tensor: torch.Tensor) -> bool:
-    """Tensor subclasses that hold other tensors inside: those appear one by one as constants."""
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-    return bool(is_traceable_wrapper_subclass(tensor))
+def _plain(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor); for a subclass that wraps other tensors (quantised weights): those inside."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield name, tensor
+        return
+    for attribute in tensor.__tensor_flatten__()[0]:
+        yield from _plain(f"{name}.{attribute}", getattr(tensor, attribute))
 
 
 def _attribute_name(snapshot: Snapshot, tensor: torch.Tensor) -> str:
     if tensor.layout != torch.strided:
         return ""
     return snapshot.names.get(tensor.untyped_storage()._cdata, "")
-
-
-@contextmanager
-def _fake_mode(model: nn.Module) -> Iterator[Any]:
-    """A fake tensor mode: that of the model's own fake weights when it has some."""
-    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-
-    own = next((t.fake_mode for t in (*model.parameters(), *model.buffers()) if isinstance(t, FakeTensor)), None)
-    if own is None:
-        own = FakeTensorMode()
-    before = own.allow_non_fake_inputs, own.allow_fallback_kernels
-    # no fallback kernels: they would run on zeros, and a result that depends on data would be wrong
-    own.allow_non_fake_inputs, own.allow_fallback_kernels = True, False
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # it logs errors that are raised as well
-    try:
-        yield own
-    finally:
-        log.setLevel(level)
-        own.allow_non_fake_inputs, own.allow_fallback_kernels = before
-
-
-@contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """No fused attention fast path, and no compiled functions."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    before = torch.backends.mha.get_fastpath_enabled()
-    eager: Any = nullcontext()
-    if "torch._dynamo" in sys.modules:
-        eager = torch.compiler.set_stance("force_eager")
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), eager:
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

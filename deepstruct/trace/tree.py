@@ -35,6 +35,10 @@ def is_namedtuple(obj: Any) -> bool:
     return isinstance(obj, tuple) and hasattr(obj, "_fields")
 
 
+def _remade(obj: Any, items: list[Any]) -> Any:
+    return type(obj)._make(items)
+
+
 def fields_of(obj: Any) -> dict[str, Any] | None:
     """The fields of a mapping or a dataclass instance (Hugging Face's ModelOutput is both), else None."""
     if isinstance(obj, Mapping):
@@ -59,7 +63,7 @@ def describe(obj: Any, ref: Callable[[torch.Tensor], Any], depth: int = 12) -> A
     if isinstance(obj, (tuple, list)):
         items = [describe(item, ref, depth - 1) for item in obj]
         if is_namedtuple(obj):
-            return type(obj)._make(items)
+            return _remade(obj, items)
         return items if isinstance(obj, list) else tuple(items)
     fields = fields_of(obj)
     if fields is not None:
@@ -69,10 +73,10 @@ def describe(obj: Any, ref: Callable[[torch.Tensor], Any], depth: int = 12) -> A
 
 def leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted path, leaf) of nested tuples, lists, mappings and dataclasses, in order."""
-    if isinstance(tree, (torch.Tensor, Ref, Opaque)) or isinstance(tree, _PLAIN):
+    if isinstance(tree, (torch.Tensor, Ref, Opaque, *_PLAIN)):
         return [(prefix, tree)]
     if is_namedtuple(tree):
-        items = list(zip(tree._fields, tree))
+        items = list(zip(tree._fields, tree, strict=True))
     elif isinstance(tree, (tuple, list)):
         items = [(str(i), item) for i, item in enumerate(tree)]
     else:
@@ -98,7 +102,7 @@ def map_tensors(obj: Any, fn: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(obj, (tuple, list)):
         items = [map_tensors(item, fn) for item in obj]
         if is_namedtuple(obj):
-            return type(obj)._make(items)
+            return _remade(obj, items)
         return type(obj)(items)
     if isinstance(obj, dict):
         mapped = {key: map_tensors(item, fn) for key, item in obj.items()}

@@ -108,7 +108,9 @@ WRITES = {
     "unsqueeze_": lambda t, k: t.unsqueeze_(0).squeeze_(0),
 }
 program = st.lists(
-    st.tuples(st.sampled_from([*STEPS, *WRITES]), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12
+    st.tuples(st.sampled_from([*STEPS, *WRITES]), st.integers(0, 5), st.integers(0, 5)),
+    min_size=1,
+    max_size=12,
 )
 
 

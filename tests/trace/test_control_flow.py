@@ -77,8 +77,8 @@ def masked(x, fc):
 @pytest.mark.parametrize(
     "fn",
     [
-        branch_on_item, branch_on_bool, loop_until, nonzero_rows, boolean_index, unique_and_counts, repeated, compared,
-        counted, masked,
+        branch_on_item, branch_on_bool, loop_until, nonzero_rows, boolean_index, unique_and_counts, repeated,
+        compared, counted, masked,
     ],
     ids=lambda f: f.__name__,
 )  # fmt: skip
@@ -101,7 +101,7 @@ class Mixture(nn.Module):
         weight, choice = self.gate(x).softmax(-1).max(-1)
         out = torch.zeros_like(x)
         for i, expert in enumerate(self.experts):
-            rows, = torch.where(choice == i)
+            (rows,) = torch.where(choice == i)
             if rows.numel():
                 out[rows] += weight[rows, None] * expert(x[rows])
         return out

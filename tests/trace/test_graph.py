@@ -162,7 +162,7 @@ def test_models_without_weights(kind):
         with FakeTensorMode():
             model = build()
     graph = trace(model, torch.randn(2, 6, 512))
-    (_, v), = graph.outputs
+    ((_, v),) = graph.outputs
     assert graph.values[v].shape == (2, 6, 100_000)
     assert graph.mode == "fake"
     with pytest.raises(TraceError, match=r"parameter '.*' of shape .* has no values"):
@@ -200,7 +200,7 @@ def test_data_dependent_slice_without_weights_is_an_error():
 
     with torch.device("meta"):
         model = Net()
-    with pytest.raises(TraceError, match="fc.weight"):
+    with pytest.raises(TraceError, match=r"fc\.weight"):
         trace(model, torch.randn(3, 4))
 
 

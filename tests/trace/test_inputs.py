@@ -49,7 +49,9 @@ class WithDummies(Body):
 
 
 class WithConfig(Body):
-    default_cfg = {"input_size": (3, 5, 5), "num_classes": 2}
+    @property
+    def default_cfg(self):
+        return {"input_size": (3, 5, 5), "num_classes": 2}
 
 
 class WithPretrainedConfig(Body):

@@ -95,7 +95,13 @@ def pruned(layer: nn.Linear) -> nn.Module:
 
 @pytest.mark.parametrize(
     "wrap",
-    [weight_norm_old, pruned, parametrizations.weight_norm, parametrizations.orthogonal, parametrizations.spectral_norm],
+    [
+        weight_norm_old,
+        pruned,
+        parametrizations.weight_norm,
+        parametrizations.orthogonal,
+        parametrizations.spectral_norm,
+    ],
 )
 def test_derived_weights(wrap, mode, replays):
     model = nn.Sequential(wrap(nn.Linear(4, 4)), nn.Tanh(), nn.Linear(4, 2)).eval()
@@ -159,7 +165,13 @@ def test_nested_inputs_have_dotted_names(mode):
     t = [torch.randn(3) for _ in range(5)]
     kwargs = {"batch": {"image": t[3], "scale": 2}, "more": t[4]}
     graph = trace(Net(), ((t[0], [t[1]]), t[2]), example_kwargs=kwargs, mode=mode)
-    assert [graph.values[v].name for v in graph.inputs] == ["pair.0", "pair.1.0", "args.0", "batch.image", "more"]
+    assert [graph.values[v].name for v in graph.inputs] == [
+        "pair.0",
+        "pair.1.0",
+        "args.0",
+        "batch.image",
+        "more",
+    ]
     torch.testing.assert_close(graph.replay(), Net()((t[0], [t[1]]), t[2], **kwargs))
     u = [2 * x for x in t]
     again = {"batch": {"image": u[3], "scale": 2}, "more": u[4]}
@@ -256,9 +268,117 @@ def test_scripted_submodule(mode, replays):
     assert "0.fc.weight" in graph.parameters
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_compiled_model_runs_as_written(mode):
     inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     graph = trace(torch.compile(inner), torch.randn(2, 4), mode=mode)
     assert [op.name for op in graph.ops] == ["t", "addmm", "relu"]
     y = torch.randn(2, 4)
     torch.testing.assert_close(graph.replay(y), inner(y))
+
+
+class Branch(nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda t: t.sin(), lambda t: t.cos(), (x,))
+
+
+class Repeat(nn.Module):
+    def forward(self, x):
+        from torch._higher_order_ops.while_loop import while_loop
+
+        return while_loop(lambda i, t: i < 3, lambda i, t: (i + 1, t * 2), (torch.tensor(0), x))[1]
+
+
+@pytest.mark.parametrize(("model", "ops"), [(Branch, {"sum", "gt", "sin"}), (Repeat, {"lt", "add", "mul"})])
+def test_operators_that_take_functions(model, ops, mode, replays):
+    graph = replays(model(), torch.rand(3) + 1, torch.rand(3) + 2, mode=mode)
+    assert {op.name for op in graph.ops} == ops
+
+
+def test_flex_attention(mode, replays):
+    class Flex(nn.Module):
+        def forward(self, q):
+            from torch.nn.attention.flex_attention import flex_attention
+
+            return flex_attention(q, q, q, score_mod=lambda score, b, h, i, j: score + (i - j))
+
+    with pytest.MonkeyPatch.context() as patch:
+        # the module warns that it runs without a compiler
+        patch.setattr(
+            "torch.nn.attention.flex_attention._warn_once", lambda *args, **kwargs: None, raising=False
+        )
+        graph = replays(Flex(), torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), mode=mode)
+    assert graph.notes == []
+
+
+@torch.library.custom_op("deepstruct_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+def test_custom_operator_without_a_shape_function(mode, replays):
+    class Net(nn.Module):
+        def forward(self, x):
+            return twice(x) + 1
+
+    graph = replays(Net(), torch.randn(3), torch.randn(3), mode=mode)
+    assert [op.name for op in graph.ops] == ["deepstruct_tests::twice", "add"]
+
+
+def test_checkpointing_and_autograd_functions(mode, replays):
+    from torch.utils.checkpoint import checkpoint
+
+    class Ramp(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clamp(min=0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return Ramp.apply(checkpoint(self.fc, x, use_reentrant=False))
+
+    graph = replays(Net(), torch.randn(2, 4), torch.randn(2, 4), mode=mode)
+    assert [op.name for op in graph.ops] == ["t", "addmm", "clamp"]
+
+
+class Sum(torch.Tensor):
+    """A weight kept as the sum of two tensors, as quantised weights are kept in parts."""
+
+    @staticmethod
+    def __new__(cls, a: torch.Tensor, b: torch.Tensor) -> Sum:
+        self = torch.Tensor._make_wrapper_subclass(cls, a.shape, dtype=a.dtype, strides=a.stride())
+        self.a, self.b = a, b
+        return self
+
+    def __tensor_flatten__(self):
+        return ["a", "b"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, meta, size, stride):
+        return Sum(inner["a"], inner["b"])
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return Sum(args[0].a, args[0].b)
+        return func(*[arg.a + arg.b if isinstance(arg, Sum) else arg for arg in args], **(kwargs or {}))
+
+
+def test_weights_that_are_tensor_subclasses(mode):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(Sum(torch.randn(4, 4), torch.randn(4, 4)), requires_grad=False)
+
+        def forward(self, x):
+            return x @ self.w
+
+    model, x = Net(), torch.randn(2, 4)
+    graph = trace(model, x, mode=mode)
+    assert set(graph.parameters) == {"w.a", "w.b"}
+    assert [op.name for op in graph.ops] == ["add", "mm"]
+    torch.testing.assert_close(graph.replay(), model(x))

@@ -231,7 +231,12 @@ def test_batch_norm_statistics_in_training_mode(mode, replays):
             self.norm = nn.BatchNorm1d(5)
 
         def forward(self, x):
-            return self.norm(x), self.norm.running_mean * 2, self.norm.running_var, self.norm.num_batches_tracked
+            return (
+                self.norm(x),
+                self.norm.running_mean * 2,
+                self.norm.running_var,
+                self.norm.num_batches_tracked,
+            )
 
     model = Net().train()
     graph = replays(model, torch.randn(4, 5), torch.randn(4, 5), mode=mode)
@@ -279,7 +284,9 @@ def test_the_same_tensor_as_two_inputs(mode, replays):
 
 
 def test_no_op_views_are_not_recorded(mode, replays):
-    graph = replays(Lambda(lambda x: x.detach().view(4, 5)[:, :].expand(4, 5) + 1), torch.randn(4, 5), mode=mode)
+    graph = replays(
+        Lambda(lambda x: x.detach().view(4, 5)[:, :].expand(4, 5) + 1), torch.randn(4, 5), mode=mode
+    )
     assert [op.name for op in graph.ops] == ["add"]
 
 

@@ -28,6 +28,7 @@ def test_recurrent(cell, options, mode, replays):
     assert call.start < call.stop
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 def test_recurrent_variants(mode, replays):
     x, y = torch.randn(5, 2, 4), torch.randn(5, 2, 4)
     assert functions(replays(nn.RNN(4, 3, nonlinearity="relu"), x, y, mode=mode)) == ["rnn_relu"]

@@ -9,13 +9,20 @@ import pytest
 import torch
 from torch import nn
 
+from deepstruct.trace import trace
+
 pytestmark = pytest.mark.zoo
 
 
-def vision(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+@pytest.fixture(autouse=True)
+def importable() -> None:
+    """transformers and timm import torchvision when they find it."""
     from zoo_compat import declare_torchvision_ops
 
     declare_torchvision_ops()
+
+
+def vision(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     models = pytest.importorskip("torchvision.models")
     size = 32
     if name == "vit":
@@ -38,8 +45,8 @@ def test_torchvision(name, mode, replays):
 
 def small(**options: Any) -> dict[str, Any]:
     sizes = {
-        "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+        "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
     }  # fmt: skip
     return {**sizes, **options}
 
@@ -50,7 +57,14 @@ def bert(t: Any, **options: Any) -> nn.Module:
 
 def gpt2(t: Any, **options: Any) -> nn.Module:
     config = t.GPT2Config(
-        vocab_size=60, n_embd=16, n_layer=2, n_head=2, n_positions=16, bos_token_id=1, eos_token_id=2, **options
+        vocab_size=60,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=16,
+        bos_token_id=1,
+        eos_token_id=2,
+        **options,
     )
     return t.GPT2LMHeadModel(config)
 
@@ -61,7 +75,14 @@ def llama(t: Any, **options: Any) -> nn.Module:
 
 def t5(t: Any, **options: Any) -> nn.Module:
     config = t.T5Config(
-        vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0, **options
+        vocab_size=60,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        decoder_start_token_id=0,
+        **options,
     )
     return t.T5ForConditionalGeneration(config)
 
@@ -96,9 +117,27 @@ def test_padding_masks(attention, mode, replays):
     replays(model, first, second, mode=mode)
 
 
-def test_dummy_inputs():
-    from deepstruct.trace import trace
+def vit(t: Any) -> nn.Module:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return t.ViTModel(t.ViTConfig(image_size=16, patch_size=8, **sizes))
 
+
+def test_mixture_of_experts(mode, replays):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(**small(num_key_value_heads=1), num_local_experts=4, use_cache=False)
+    model = transformers.MixtralForCausalLM(config).eval()
+    first = {"input_ids": torch.randint(3, 60, (2, 5))}
+    graph = replays(model, first, mode=mode)
+    assert graph.values[graph.outputs[0][1]].shape == (2, 5, 60)
+
+
+def test_image_size_of_hugging_face_vision_models():
+    transformers = pytest.importorskip("transformers")
+    graph = trace(vit(transformers).eval())
+    assert graph.values[graph.inputs[0]].shape == (1, 3, 16, 16)
+
+
+def test_dummy_inputs():
     transformers = pytest.importorskip("transformers")
     graph = trace(bert(transformers).eval())
     assert graph.values[graph.inputs[0]].name == "input_ids"
@@ -106,9 +145,6 @@ def test_dummy_inputs():
 
 @pytest.mark.parametrize("name", ["levit_128s", "resnet10t", "vit_tiny_patch16_224"])
 def test_timm(name, replays):
-    from zoo_compat import declare_torchvision_ops
-
-    declare_torchvision_ops()
     timm = pytest.importorskip("timm")
     size = 64 if name == "levit_128s" else 32
     options = {"img_size": size} if name.startswith(("vit", "levit")) else {}
