@@ -83,7 +83,7 @@ def analyze(
                 {"unit": unit, "depth": depth, "partition": partition},
             )  # fmt: skip
         rows, skipped = [], []
-        for order, graph in graphs.items():
+        for graph in graphs.values():
             values, missing = analyze_graph(graph, metrics, analyzer, context, registry=registry, progress=tick)
             rows += values
             skipped += missing

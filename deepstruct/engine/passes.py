@@ -8,8 +8,8 @@ import torch
 
 from deepstruct.engine.semiring import BOOLEAN, Counting, Modular, PathLength
 from deepstruct.engine.sweeps import apply, sweep
-from deepstruct.structure.operand import Operand
 from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity
 
 EXACT = float(2**53)

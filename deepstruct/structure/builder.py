@@ -106,7 +106,7 @@ class Builder:
         index = signal.index
         known = self._bases.get(index.untyped_storage().data_ptr()) if index.numel() else None
         if known is not None:
-            return Operand.strided(index.shape, index.stride(), known[1] + index.storage_offset())
+            return Operand.strided(index.shape, index.stride(), int(known[1] + index.storage_offset()))
         return Operand.indexed(index)
 
     def add(self, operator: EdgeOperator) -> None:
@@ -189,9 +189,9 @@ class Builder:
 
     def reduce(self, x: Signal, dims: Sequence[int], *, additive: bool, size: int = 1, kind: str = "reduce") -> Signal:
         """Units that read everything along `dims`, which get length `size` (1: a reduction)."""
-        dims = {d % max(len(x.shape), 1) for d in dims}
+        reduced = {d % max(len(x.shape), 1) for d in dims}
         axes: list[torch.Tensor | None] = [
-            torch.ones(size, n, dtype=torch.bool) if d in dims and not (n == 1 and size == 1) else None
+            torch.ones(size, n, dtype=torch.bool) if d in reduced and not (n == 1 and size == 1) else None
             for d, n in enumerate(x.shape)
         ]
         if all(a is None for a in axes):

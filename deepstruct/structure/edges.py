@@ -71,9 +71,9 @@ def build_edge_list(graph: StructureGraph, max_memory: int | None = None) -> Edg
     weight = _joined(weights, torch.float64)
     order = np.lexsort((target_ids, source_ids))
     space = np.zeros(graph.num_nodes, dtype=np.int64)
-    for s in graph.spaces:
-        here = ids[s.slots]
-        space[here[here >= 0].numpy()] = s.index
+    for block in graph.spaces:
+        here = ids[block.slots]
+        space[here[here >= 0].numpy()] = block.index
     return EdgeList(
         graph.num_nodes, source_ids[order], target_ids[order], weight[order],
         graph.input_nodes(), graph.output_nodes(), space,

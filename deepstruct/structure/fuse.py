@@ -38,13 +38,15 @@ def fuse_sums(
     slots = is_output.numel()
     live = live_slots(spaces, slots)
     out_degree = torch.zeros(slots, dtype=torch.float32)
-    for op in operators:
-        if not bool(wanted[_spaces_of(op, offsets)].any()):
+    for reader in operators:
+        if not bool(wanted[_spaces_of(reader, offsets)].any()):
             continue
-        y = torch.ones((), dtype=torch.float32).expand(op.target.shape)
+        y = torch.ones((), dtype=torch.float32).expand(reader.target.shape)
         if live is not None:
-            y = op.target.gather(live).to(torch.float32)
-        op.source.accumulate(out_degree, (op.backward(y) > 0.5).to(torch.float32) if _wide(op) else op.backward(y))
+            y = reader.target.gather(live).to(torch.float32)
+        out = reader.backward(y)
+        # one edge or many is all the same here, and many may round to anything
+        reader.source.accumulate(out_degree, out if isinstance(reader, Identity) else (out > 0.5).to(out.dtype))
     can = (out_degree > 0.5) & (out_degree < 1.5) & ~is_output
     for space, ok in zip(spaces, wanted.tolist(), strict=True):
         if not ok:
@@ -81,11 +83,6 @@ def live_slots(spaces: Sequence[Space], slots: int) -> torch.Tensor | None:
         if space.live is not None:
             live[space.slots] = space.live
     return live
-
-
-def _wide(op: EdgeOperator) -> bool:
-    """Whether many edges of one source element may be told from one by their sign alone."""
-    return not isinstance(op, Identity)
 
 
 def _spaces_of(op: EdgeOperator, offsets: torch.Tensor) -> torch.Tensor:

@@ -37,8 +37,9 @@ def from_networkx(
     directed.add_edges_from((a, b) for a, b, _ in edges)
     is_dag = nx.is_directed_acyclic_graph(directed)
     ranks = list(nx.topological_generations(directed)) if is_dag else [list(range(len(nodes)))]
-    sources = _chosen(inputs, position, "inputs", [n for n in directed if directed.in_degree(n) == 0 < directed.out_degree(n)])
-    sinks = _chosen(outputs, position, "outputs", [n for n in directed if directed.out_degree(n) == 0 < directed.in_degree(n)])
+    first = [n for n in directed if directed.in_degree(n) == 0 < directed.out_degree(n)]
+    last = [n for n in directed if directed.out_degree(n) == 0 < directed.in_degree(n)]
+    sources, sinks = _chosen(inputs, position, "inputs", first), _chosen(outputs, position, "outputs", last)
     return _assemble(graph, nodes, edges, ranks, sources, sinks, order, is_dag)
 
 

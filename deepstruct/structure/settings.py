@@ -30,6 +30,7 @@ class Settings:
     on_unknown: Literal["error", "dense"] = "error"
     mask_threshold: float = MASK_THRESHOLD
     prefer: Any = None
+    cut_density: float | None = None  # the density that the threshold was found for
 
 
     def __post_init__(self) -> None:
@@ -50,8 +51,8 @@ class Settings:
 
     def conventions(self) -> dict[str, str]:
         """What the numbers of a graph mean, in words."""
-        if self.density is not None:
-            edges = f"the {self.density:g} of all weights with the largest magnitude (|w| > {self.threshold:g})"
+        if self.cut_density is not None:
+            edges = f"the {self.cut_density:g} of all weights with the largest magnitude (|w| > {self.threshold:g})"
         elif self.threshold:
             edges = f"|w| > {self.threshold:g}"
         else:

@@ -20,7 +20,8 @@ class WeightUnion:
     def mark(self, ref: WeightRef, where: torch.Tensor) -> None:
         """Mark the stored weights where a boolean tensor of the weight's shape is true."""
         tensor = ref.tensor
-        size = 1 + tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        size = int(1 + tensor.storage_offset() + reach)
         if tensor.numel() == 0:
             return
         marks = self._marks.get(ref.key)

@@ -171,8 +171,11 @@ class Conv(EdgeOperator):
                 in_pos = (in_pos[:, None] * in_shape[axis] + i).reshape(-1)
             if out_pos.numel() == 0:
                 continue
-            a, b = live[(..., *tap)].nonzero(as_tuple=True)
-            weight = tensor[(a, b, *tap)].detach().to(torch.float64)
+            kept, stored = live, tensor.detach()
+            for k in reversed(tap):
+                kept, stored = kept[..., k], stored[..., k]
+            a, b = kept.nonzero(as_tuple=True)
+            weight = stored[a, b].to(torch.float64)
             if not self.weighted:
                 weight = torch.full_like(weight, float("nan"))
             source_c, target_c = self._channels(a, b, c_in, c_out)

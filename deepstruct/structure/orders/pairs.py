@@ -102,7 +102,8 @@ def _through(
     if source.numel() == 0 or target.numel() == 0:
         return
     if matrix is None:
-        yield Pairs(*(t.reshape(-1) for t in torch.meshgrid(source.unique(), target.unique(), indexing="ij")), None)
+        a, c = torch.meshgrid(source.unique(), target.unique(), indexing="ij")
+        yield Pairs(a.reshape(-1), c.reshape(-1), None)
         return
     matrix = matrix[keep_in][:, keep_out] if not (bool(keep_in.all()) and bool(keep_out.all())) else matrix
     matrix, source = _summed(matrix.to(torch.float64), source, 0)
@@ -139,10 +140,8 @@ def _conv(op: Conv, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pair
     per_in, per_out = a.numel() // op.groups, c.numel() // op.groups
     for g in range(op.groups):
         mine_in, mine_out = a[g * per_in : (g + 1) * per_in], c[g * per_out : (g + 1) * per_out]
-        if op.transposed:
-            block = matrix[g * per_in : (g + 1) * per_in]
-        else:
-            block = matrix[g * per_out : (g + 1) * per_out].T
+        mine = slice(g * per_in, (g + 1) * per_in) if op.transposed else slice(g * per_out, (g + 1) * per_out)
+        block = matrix[mine] if op.transposed else matrix[mine].T
         yield from _through(block, mine_in, mine_out, 1, op.weighted)
 
 

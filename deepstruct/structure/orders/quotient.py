@@ -92,7 +92,7 @@ def collapse(
         labels: int64 per slot of `graph`, -1 where there is no unit.
         groups: which labels are nodes, in an order in which edges point forward where that is possible.
     """
-    size = max(int(labels.max()) + 1 if labels.numel() else 0, *(int(g.labels.max()) + 1 for g in groups), 0) if groups else 0
+    size = 1 + max((int(t.max()) for t in (labels, *(g.labels for g in groups)) if t.numel()), default=-1)
     group_of = torch.full((size,), -1)
     local_of = torch.full((size,), -1)
     for k, group in enumerate(groups):
@@ -107,7 +107,8 @@ def collapse(
             amount = torch.ones(piece.source.numel(), dtype=torch.float64) if piece.amount is None else piece.amount
             same = piece.source == piece.target
             loops.update(piece.source[same].tolist())
-            _scatter(blocks, groups, group_of, local_of, piece.source[~same], piece.target[~same], amount[~same], weighted)
+            ends = piece.source[~same], piece.target[~same]
+            _scatter(blocks, groups, group_of, local_of, *ends, amount[~same], weighted)
     return _assemble(graph, resolved, groups, blocks, loops, order, conventions)
 
 

@@ -88,8 +88,8 @@ def _with_threshold(settings: Settings, operators: list[EdgeOperator]) -> Settin
             tensor = op.weight.tensor
             if tensor.is_meta:
                 raise InputError("density= needs weights with values; this model has none in memory")
-            key = (op.weight.key, tensor.storage_offset(), tuple(sorted(zip(tensor.stride(), tensor.shape, strict=True))))
-            seen[key] = tensor
+            axes = tuple(sorted(zip(tensor.stride(), tensor.shape, strict=True)))
+            seen[op.weight.key, tensor.storage_offset(), axes] = tensor
     if not seen:
         return settings
     magnitudes = torch.cat([t.detach().abs().reshape(-1).to(torch.float32) for t in seen.values()])
@@ -97,4 +97,4 @@ def _with_threshold(settings: Settings, operators: list[EdgeOperator]) -> Settin
     if keep >= magnitudes.numel():
         return settings
     cut = torch.topk(magnitudes, max(keep, 1) + 1).values[-1] if keep else magnitudes.max()
-    return dataclasses.replace(settings, density=None, threshold=float(cut))
+    return dataclasses.replace(settings, density=None, threshold=float(cut), cut_density=settings.density)

@@ -1,0 +1,132 @@
+"""Sweeps against brute force on the explicit edge list."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+
+import deepstruct
+from deepstruct.engine import BOOLEAN, LONGEST, SHORTEST, Counting, Modular, fixpoint, passes, sweep
+from deepstruct.errors import MetricError
+from tests.random_nets import random_net
+
+SEEDS = range(40)
+
+
+def _brute(graph):
+    edges = graph.edge_list()
+    after = defaultdict(list)
+    for u, v in zip(edges.source.tolist(), edges.target.tolist(), strict=True):
+        after[u].append(v)
+    return edges, after
+
+
+def _topological(n, after):
+    waiting = [0] * n
+    for targets in after.values():
+        for v in targets:
+            waiting[v] += 1
+    ready = [v for v in range(n) if not waiting[v]]
+    for u in ready:
+        for v in after[u]:
+            waiting[v] -= 1
+            if not waiting[v]:
+                ready.append(v)
+    assert len(ready) == n
+    return ready
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_paths_lengths_and_reach(seed):
+    graph = deepstruct.extract(*random_net(seed))
+    edges, after = _brute(graph)
+    n = edges.num_nodes
+    count, longest, shortest = [0] * n, [-1] * n, [-1] * n
+    for u in edges.inputs:
+        count[u], longest[u], shortest[u] = 1, 0, 0
+    for u in _topological(n, after):
+        for v in after[u]:
+            count[v] += count[u]
+            if longest[u] >= 0:
+                longest[v] = max(longest[v], longest[u] + 1)
+                shortest[v] = shortest[u] + 1 if shortest[v] < 0 else min(shortest[v], shortest[u] + 1)
+    nodes = graph.slots_to_nodes
+    start = torch.where(graph.is_source, 0, -1)
+    assert nodes(passes.paths_from_sources(graph)).tolist() == count
+    assert nodes(sweep(graph, start, LONGEST)).tolist() == longest
+    assert nodes(sweep(graph, start, SHORTEST)).tolist() == shortest
+    assert (nodes(sweep(graph, graph.is_source, BOOLEAN)) > 0.5).tolist() == [c > 0 for c in count]
+    prime = 1_000_003
+    assert nodes(sweep(graph, graph.is_source, Modular(prime))).tolist() == [c % prime for c in count]
+    assert passes.path_count(graph) == sum(count[v] for v in edges.outputs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_forward_and_transposed_passes_meet(seed):
+    """The number of paths is the same counted from either end, and splits over any unit."""
+    graph = deepstruct.extract(*random_net(seed))
+    ahead, back = passes.paths_from_sources(graph), passes.paths_to_outputs(graph)
+    assert float(ahead[graph.is_output].sum()) == float(back[graph.is_source].sum())
+    assert passes.in_degree(graph)[graph.is_node].sum() == graph.num_edges
+    assert passes.out_degree(graph)[graph.is_node].sum() == graph.num_edges
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_degrees_and_strength(seed):
+    graph = deepstruct.extract(*random_net(seed))
+    edges = graph.edge_list()
+    n = edges.num_nodes
+    nodes = graph.slots_to_nodes
+    assert nodes(passes.in_degree(graph)).tolist() == np.bincount(edges.target, minlength=n).tolist()
+    assert nodes(passes.out_degree(graph)).tolist() == np.bincount(edges.source, minlength=n).tolist()
+    weight = np.abs(np.nan_to_num(edges.weight))
+    strength = np.bincount(edges.source, weight, n) + np.bincount(edges.target, weight, n)
+    assert np.allclose(nodes(passes.strength(graph)), strength, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_weighted_paths(seed):
+    """Sums over paths of |w| along their edges (structural edges count 1), against a dense matrix power series."""
+    graph = deepstruct.extract(*random_net(seed))
+    edges = graph.edge_list()
+    if edges.num_nodes > 600:
+        pytest.skip("too large for a dense matrix")
+    weight = np.where(np.isnan(edges.weight), 1.0, np.abs(edges.weight))
+    matrix = np.zeros((edges.num_nodes, edges.num_nodes))
+    np.add.at(matrix, (edges.source, edges.target), weight)
+    value = np.zeros(edges.num_nodes)
+    value[edges.inputs] = 1
+    start = value.copy()
+    for _ in range(edges.num_nodes):
+        following = start + value @ matrix
+        if np.array_equal(following, value):
+            break
+        value = following
+    found = graph.slots_to_nodes(sweep(graph, graph.is_source, Counting(mode="abs")))
+    assert np.allclose(found, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_fixpoint_floods_components(seed):
+    import networkx as nx
+
+    graph = deepstruct.extract(*random_net(seed))
+    explicit = nx.Graph(graph.to_networkx().to_undirected())
+    start = torch.zeros(graph.num_slots)
+    first = int(graph.is_node.to(torch.uint8).argmax())
+    start[first] = 1
+    node = int(graph.node_ids()[first])
+    flooded = graph.slots_to_nodes(fixpoint(graph, start)) > 0.5
+    assert set(np.flatnonzero(flooded).tolist()) == nx.node_connected_component(explicit, node)
+
+
+def test_sweep_refuses_cycles():
+    from torch import nn
+
+    graph = deepstruct.extract(nn.RNN(2, 3, batch_first=True), torch.randn(1, 4, 2), order="first")
+    assert not graph.is_dag
+    with pytest.raises(MetricError, match="cycles"):
+        sweep(graph, graph.is_source, BOOLEAN)
