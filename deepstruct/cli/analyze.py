@@ -20,18 +20,12 @@ ORDERS = "zeroth,first,second,third"
     help="Shape of an example input, such as 1,3,224,224 or ids=1,16:int64. Several for several arguments; "
     "with a name, a keyword argument. Floats are random, integers are ones.",
 )
-@click.option(
-    "--dtype", default="float32", show_default=True, help="Of inputs that name none (int64 for tokens)."
-)
+@click.option("--dtype", default="float32", show_default=True, help="Of inputs that name none (int64 for tokens).")
 @click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint file to load into the model.")
 @click.option("--orders", default=ORDERS, show_default=True, help="Orders of structure, separated by commas.")
 @click.option("--metrics", metavar="A,B,...", help="Metrics to compute; the standard panel without it.")
-@click.option(
-    "--analyzer", default="auto", show_default=True, help="auto, operator, igraph, networkx or a plugin's."
-)
-@click.option(
-    "--threshold", default=0.0, show_default=True, help="Weights up to this magnitude are no edges."
-)
+@click.option("--analyzer", default="auto", show_default=True, help="auto, operator, igraph, networkx or a plugin's.")
+@click.option("--threshold", default=0.0, show_default=True, help="Weights up to this magnitude are no edges.")
 @click.option("--density", type=float, help="Keep this share of the weights, the largest by magnitude.")
 @click.option(
     "--normalization",
@@ -40,9 +34,7 @@ ORDERS = "zeroth,first,second,third"
     show_default=True,
     help="How layer, group and RMS norms wire units.",
 )
-@click.option(
-    "--max-memory", default="2GiB", show_default=True, help="Budget for explicit graphs, such as 4GB."
-)
+@click.option("--max-memory", default="2GiB", show_default=True, help="Budget for explicit graphs, such as 4GB.")
 @click.option(
     "--on-unknown",
     type=click.Choice(["error", "dense"]),
@@ -58,9 +50,7 @@ ORDERS = "zeroth,first,second,third"
     show_default=True,
     help="What a node of the first order is.",
 )
-@click.option(
-    "--prefer", multiple=True, metavar="KEY=DISTRIBUTION", help="Settles a conflict of two plugins."
-)
+@click.option("--prefer", multiple=True, metavar="[KEY=]DISTRIBUTION", help="Settles a conflict of two plugins.")
 @click.option("--seed", default=0, show_default=True, help="For random weights and inputs.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report as JSON.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write the report as HTML.")
@@ -117,18 +107,16 @@ def analyze(model: str, **options: Any) -> None:
         click.echo(f"wrote {options['html_path']}", err=True)
 
 
-def _preferences(pairs: tuple[str, ...]) -> dict[str, str] | None:
+def _preferences(values: tuple[str, ...]) -> dict[str, str] | list[str] | None:
     from deepstruct.errors import InputError
 
-    result = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key or not value:
-            raise InputError(
-                f"--prefer {pair!r}: write KEY=DISTRIBUTION, as the message of the conflict does"
-            )
-        result[key.strip()] = value.strip()
-    return result or None
+    pairs = [value.partition("=") for value in values]
+    if not any(equals for _, equals, _ in pairs):
+        return [value.strip() for value in values] or None
+    for value, (key, equals, distribution) in zip(values, pairs, strict=True):
+        if not equals or not key or not distribution:
+            raise InputError(f"--prefer {value!r}: write DISTRIBUTION each time, or KEY=DISTRIBUTION each time")
+    return {key.strip(): distribution.strip() for key, _, distribution in pairs}
 
 
 def _check_writable(path: Path | None) -> None:

@@ -23,9 +23,7 @@ def doctor() -> None:
     """Show versions, threads, compiled extensions and plugins; exit with 1 when something is broken."""
     problems = []
     _line("deepstruct", __version__)
-    _line(
-        "python", f"{platform.python_version()} ({platform.python_implementation()}, {platform.platform()})"
-    )
+    _line("python", f"{platform.python_version()} ({platform.python_implementation()}, {platform.platform()})")
     for name in PACKAGES:
         version = _version(name)
         if version is None:
@@ -59,9 +57,7 @@ def _torch() -> list[str]:
 
 def _plugins() -> list[str]:
     records = inspected_host().records()
-    states = {
-        state: sum(r.state == state for r in records) for state in ("ok", "failed", "conflict", "disabled")
-    }
+    states = {state: sum(r.state == state for r in records) for state in ("ok", "failed", "conflict", "disabled")}
     _line("plugins", ", ".join(f"{count} {state}" for state, count in states.items() if count) or "none")
     return [
         f"plugin {record.name} ({record.provider}): {record.error}"

@@ -64,9 +64,7 @@ def _shape(text: str, spec: str) -> tuple[int, ...]:
     try:
         shape = tuple(int(part) for part in re.split(r"[,x]", text.strip(" ,")) if part.strip())
     except ValueError:
-        raise InputError(
-            f"input {spec!r} is no shape: write for example 1,3,224,224 or ids=1,16:int64"
-        ) from None
+        raise InputError(f"input {spec!r} is no shape: write for example 1,3,224,224 or ids=1,16:int64") from None
     if not shape or min(shape) < 1:
         raise InputError(f"input {spec!r} needs at least one size, and every size at least 1")
     return shape

@@ -53,9 +53,7 @@ def _table(records: list[PluginRecord]) -> None:
     for record in records:
         hooks = ", ".join(hook.removeprefix("deepstruct_") for hook in record.hooks)
         style = STYLES[record.state]
-        table.add_row(
-            record.name, record.provider, f"[{style}]{record.state}[/]", f"{record.seconds * 1e3:.0f}", hooks
-        )
+        table.add_row(record.name, record.provider, f"[{style}]{record.state}[/]", f"{record.seconds * 1e3:.0f}", hooks)
     console = Console()
     console.print(table)
     for record in records:
@@ -65,9 +63,7 @@ def _table(records: list[PluginRecord]) -> None:
 
 def _check(host: Host, name: str, as_json: bool) -> None:
     record = host.record(name)
-    counts = {
-        kind: sum(offer.plugin == record.name for offer in host.registry().offers(kind)) for kind in COLLECTED
-    }
+    counts = {kind: sum(offer.plugin == record.name for offer in host.registry().offers(kind)) for kind in COLLECTED}
     if as_json:
         counted = {kind: count for kind, count in counts.items() if count}
         click.echo(json.dumps({**record.to_dict(), "contributes": counted}, indent=2))

@@ -77,8 +77,9 @@ def _conflict(offers: Sequence[Offer[Any]], key: str, priority: int) -> str:
     providers = sorted({offer.provider for offer in offers})
     if len(providers) == 1:
         return f"{key} is offered {len(offers)} times at priority {priority} by {providers[0]}"
-    first = sorted({offer.distribution or offer.plugin for offer in offers})[0]
+    first = min(offers, key=lambda offer: offer.distribution or offer.plugin)
     return (
         f"{key} is offered at the same priority ({priority}) by {' and '.join(providers)}: "
-        f"say which one with prefer={first!r}, or switch one off with DEEPSTRUCT_PLUGINS=-name"
+        f"say which one with prefer={(first.distribution or first.plugin)!r} (or prefer={{key: distribution}}), "
+        f"or switch one off with DEEPSTRUCT_PLUGINS=-{first.plugin}"
     )

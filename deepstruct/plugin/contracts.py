@@ -53,9 +53,7 @@ def check_analyzer(item: Any) -> str | None:
 def check_metric(item: Any) -> str | None:
     """None, or what a metric lacks (see `deepstruct.metrics.base.Metric`)."""
     return (
-        _plain(item)
-        or _named(item)
-        or _needs(item, callables=("compute",), attributes=("analyzer", "scope", "orders"))
+        _plain(item) or _named(item) or _needs(item, callables=("compute",), attributes=("analyzer", "scope", "orders"))
     )
 
 

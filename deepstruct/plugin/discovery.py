@@ -43,9 +43,7 @@ def installed() -> list[Candidate]:
     return sorted(found, key=lambda c: (normalise(c.distribution), c.name))
 
 
-def _candidates(
-    distribution: importlib.metadata.Distribution, name: str, version: str
-) -> Iterator[Candidate]:
+def _candidates(distribution: importlib.metadata.Distribution, name: str, version: str) -> Iterator[Candidate]:
     # Most distributions have no such group: a look at the text saves parsing all of them.
     text = distribution.read_text("entry_points.txt")
     if not text or ENTRY_POINT_GROUP not in text:

@@ -59,9 +59,7 @@ def unknown_hook(hook: str) -> PluginError:
 
 
 def _no_hooks(plugin: Any) -> str:
-    unmarked = [
-        name for name in dir(plugin) if name.startswith(f"{PROJECT}_") and callable(getattr(plugin, name))
-    ]
+    unmarked = [name for name in dir(plugin) if name.startswith(f"{PROJECT}_") and callable(getattr(plugin, name))]
     if unmarked:
         return f"{unmarked[0]} is not marked with @deepstruct.hookimpl, and no other hook is implemented"
     return "it implements no hook (a function marked with @deepstruct.hookimpl)"

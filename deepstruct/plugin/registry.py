@@ -104,9 +104,7 @@ class Registry:
         chosen = resolve(offers, key, prefer)
         if not chosen.builtin and key not in self._said and any(offer.builtin for offer in offers):
             self._said.add(key)
-            self._host.say(
-                f"{key} comes from plugin {chosen.plugin} ({chosen.provider}), not from deepstruct"
-            )
+            self._host.say(f"{key} comes from plugin {chosen.plugin} ({chosen.provider}), not from deepstruct")
         return chosen.value
 
     def collect_all(self) -> None:

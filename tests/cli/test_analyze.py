@@ -21,9 +21,7 @@ def test_a_report_in_the_terminal(run, model_file) -> None:
 
 def test_json_equals_the_function(run, model_file, tmp_path) -> None:
     out = tmp_path / "out.json"
-    result = run(
-        "analyze", f"{model_file}:build", "--input", "1,8", "--orders", "zeroth,second", "--json", out
-    )
+    result = run("analyze", f"{model_file}:build", "--input", "1,8", "--orders", "zeroth,second", "--json", out)
     assert result.code == 0
     written = json.loads(out.read_text())
     torch.manual_seed(0)
@@ -90,13 +88,9 @@ def test_weights_threshold_and_density(run, model_file, tmp_path) -> None:
 
 
 def test_keyword_inputs_and_tokens(run, model_file) -> None:
-    by_name = run(
-        "analyze", f"{model_file}:Net", "--input", "1,3", "--input", "scale=1,2", "--orders", "zeroth"
-    )
+    by_name = run("analyze", f"{model_file}:Net", "--input", "1,3", "--input", "scale=1,2", "--orders", "zeroth")
     assert by_name.code == 0, by_name.err
-    tokens = run(
-        "analyze", f"{model_file}:Tokens", "--input", "1,6", "--dtype", "int64", "--orders", "zeroth"
-    )
+    tokens = run("analyze", f"{model_file}:Tokens", "--input", "1,6", "--dtype", "int64", "--orders", "zeroth")
     assert tokens.code == 0, tokens.err
 
 
@@ -122,7 +116,7 @@ def test_the_model_is_in_evaluation_mode(run, tmp_path) -> None:
         (["--input", "1,8", "--density", "2"], "density"),
         (["--input", "1,8", "--weights", "absent.pt"], "absent.pt cannot be opened"),
         (["--input", "1,8", "--json", "no/such/folder/x.json"], "there is no folder"),
-        (["--input", "1,8", "--prefer", "x"], "KEY=DISTRIBUTION"),
+        (["--input", "1,8", "--prefer", "x", "--prefer", "a=b"], "KEY=DISTRIBUTION"),
         (["--input", "one"], "is no shape"),
     ],
 )

@@ -64,9 +64,7 @@ def install(site: Path) -> Install:
         info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir(exist_ok=True)
         if metadata:
-            (info / "METADATA").write_text(
-                f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-            )
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
         points = info / "entry_points.txt"
         lines = points.read_text() if points.exists() else "[deepstruct.plugins]\n"
         points.write_text(f"{lines}{name} = {entry or module}\n")

@@ -40,6 +40,7 @@ def test_equal_offers_are_a_conflict_that_names_both_and_the_way_out() -> None:
     assert "nn.Linear" in message
     assert "acme 1.0 and other 1.0" in message
     assert "prefer='acme'" in message
+    assert "DEEPSTRUCT_PLUGINS=-acme" in message
 
 
 def test_equal_offers_of_one_distribution() -> None:
@@ -47,9 +48,7 @@ def test_equal_offers_of_one_distribution() -> None:
         resolve([offer("acme"), offer("acme")], "nn.Linear")
 
 
-@pytest.mark.parametrize(
-    "prefer", ["other", "Other", ["none", "other"], {"nn.Linear": "other", "nn.Conv2d": "acme"}]
-)
+@pytest.mark.parametrize("prefer", ["other", "Other", ["none", "other"], {"nn.Linear": "other", "nn.Conv2d": "acme"}])
 def test_prefer_decides(prefer) -> None:
     other = offer("other")
     assert resolve([offer("acme"), other], "nn.Linear", prefer) is other

@@ -95,8 +95,8 @@ def test_two_plugins_for_one_target_are_a_conflict() -> None:
             deepstruct.extract(Layer(), X)
         key = str(error.value).split(" is offered")[0]
         assert "prefer=" in str(error.value)
-        graph = deepstruct.extract(Layer(), X, prefer={key: "other"})
-        assert graph.num_structural_edges == 12
+        for prefer in ({key: "other"}, "other", ["other"]):
+            assert deepstruct.extract(Layer(), X, prefer=prefer).num_structural_edges == 12
 
 
 def test_hook_rule_for() -> None:
@@ -124,9 +124,7 @@ class Copy:
 
 
 def test_hook_orders() -> None:
-    metric = Metric(
-        "links", "operator", lambda view: view.graph.num_edges, orders=("copy",), definition="Edges."
-    )
+    metric = Metric("links", "operator", lambda view: view.graph.num_edges, orders=("copy",), definition="Edges.")
     with use_host(host(acme=Plugin(orders=[Copy()], metrics=[metric]))):
         graph = deepstruct.extract(Layer(), X, order="copy")
         report = deepstruct.analyze(Layer(), X, orders=("zeroth", "copy"))

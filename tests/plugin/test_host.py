@@ -102,9 +102,7 @@ def test_a_name_that_is_not_installed_is_said(capsys, install) -> None:
     assert "'tow'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("value", "strict"), [("", False), ("0", False), ("no", False), ("1", True), ("yes", True)]
-)
+@pytest.mark.parametrize(("value", "strict"), [("", False), ("0", False), ("no", False), ("1", True), ("yes", True)])
 def test_strict_setting(value, strict) -> None:
     assert PluginSettings.from_environment({"DEEPSTRUCT_STRICT_PLUGINS": value}).strict is strict
 
@@ -148,9 +146,7 @@ def test_rule_for_takes_the_first_answer() -> None:
     assert registry.provider_of(rule) == "a"
     assert registry.rule_for(nn.Identity(), "block.norm").target == "b:block.norm"
     assert (
-        Host([("a", RuleFor("a", "conv"))], entry_points=False, builtins=False)
-        .registry()
-        .rule_for(nn.Identity(), "x")
+        Host([("a", RuleFor("a", "conv"))], entry_points=False, builtins=False).registry().rule_for(nn.Identity(), "x")
         is None
     )
 
@@ -161,9 +157,7 @@ def test_tryfirst_goes_before_the_order_of_loading() -> None:
         def deepstruct_rule_for(self, module, path):
             return named("first")
 
-    registry = Host(
-        [("a", RuleFor("a", "")), ("z", First("z", ""))], entry_points=False, builtins=False
-    ).registry()
+    registry = Host([("a", RuleFor("a", "")), ("z", First("z", ""))], entry_points=False, builtins=False).registry()
     assert registry.rule_for(nn.Identity(), "x").target == "first"
 
 
@@ -262,11 +256,7 @@ def test_one_host_for_all_threads() -> None:
 
 def test_importing_deepstruct_loads_no_plugin(install, site) -> None:
     module = install("one", "raise RuntimeError('imported')")
-    code = (
-        "import sys, deepstruct\n"
-        "deepstruct.hookimpl, deepstruct.errors\n"
-        f"assert {module!r} not in sys.modules\n"
-    )
+    code = f"import sys, deepstruct\ndeepstruct.hookimpl, deepstruct.errors\nassert {module!r} not in sys.modules\n"
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(site), "PATH": ""},

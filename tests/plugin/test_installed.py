@@ -43,9 +43,7 @@ def deepstruct(installed: Path, *arguments: str, **environment: str) -> subproce
 
 def test_the_tests_of_the_example_pass(installed) -> None:
     tests = ROOT / "plugins" / "deepstruct-example" / "tests"
-    result = run(
-        installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), DEEPSTRUCT_PLUGINS="example"
-    )
+    result = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), DEEPSTRUCT_PLUGINS="example")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "skipped" not in result.stdout
 
@@ -69,9 +67,7 @@ def test_one_broken_plugin_costs_one_line(installed) -> None:
 
 
 def test_strict_settings_stop_an_analysis(installed) -> None:
-    result = deepstruct(
-        installed, "analyze", "torch.nn:Identity", "--input", "1,4", DEEPSTRUCT_STRICT_PLUGINS="1"
-    )
+    result = deepstruct(installed, "analyze", "torch.nn:Identity", "--input", "1,4", DEEPSTRUCT_STRICT_PLUGINS="1")
     assert result.returncode == 2
     assert result.stderr.startswith("deepstruct: plugin broken (deepstruct-example-broken 0.1.0) failed")
     assert len(result.stderr.splitlines()) == 1

@@ -164,8 +164,7 @@ def test_an_unknown_hook_name_is_reported_and_the_others_work(install, recorder)
 def test_an_optional_hook_of_a_later_version_is_no_error(install, recorder) -> None:
     install(
         "early",
-        GOOD
-        + "\n    @hookimpl(optionalhook=True)\n    def deepstruct_of_tomorrow(ctx):\n        return []\n",
+        GOOD + "\n    @hookimpl(optionalhook=True)\n    def deepstruct_of_tomorrow(ctx):\n        return []\n",
     )
     host = isolated(recorder)
     assert readers(host) == ["good"]
@@ -256,9 +255,7 @@ def test_an_entry_point_may_be_a_class(install, recorder) -> None:
 def test_strict_settings_raise(install, recorder) -> None:
     install("broken", "import a_module_that_is_missing")
     host = isolated(recorder, strict=True)
-    with pytest.raises(
-        PluginError, match=r"plugin broken \(deepstruct-broken 1\.2\).*a_module_that_is_missing"
-    ):
+    with pytest.raises(PluginError, match=r"plugin broken \(deepstruct-broken 1\.2\).*a_module_that_is_missing"):
         host.registry()
     with pytest.raises(PluginError):  # and does so again: nothing half-loaded stays behind
         host.registry()
