@@ -157,7 +157,8 @@ class Builder:
         return self.signal(place, live, self._empty_code(x, bias))
 
     def _empty_code(self, x: Signal, bias: bool) -> int:
-        return CONST if bias or bool((x.index == CONST).any()) else ZERO
+        constant = bias or (not self.is_view(x) and bool((x.index == CONST).any()))
+        return CONST if constant else ZERO
 
     def matmul(
         self, x: Signal, weight: WeightRef, *, bias: bool = False, name: str = "", into: Region | None = None

@@ -53,25 +53,33 @@ def fuse_sums(
             can[space.slots] = False
     if live is not None:
         can &= live
-    parent = torch.arange(slots)
-    any_fused = False
+    parent: torch.Tensor | None = None
+    parts: list[torch.Tensor] = []
     for op in sums:
-        index = op.source.index()
-        fused = (index >= 0) & can[index.clamp(min=0)]
+        fused = op.source.gather(can, False)
         if isinstance(op.fusable, torch.Tensor):
-            fused &= op.fusable
+            fused = fused & op.fusable
         if not bool(fused.any()):
             continue
-        any_fused = True
-        op.fused = True if bool(fused.all()) else fused
-        parent[index[fused]] = op.target.index()[fused]
-    if not any_fused:
-        return None
+        everything = bool(fused.all())
+        op.fused = True if everything else fused.clone()
+        here, there = op.source.index(), op.target.index()
+        here, there = (here.reshape(-1), there.reshape(-1)) if everything else (here[fused], there[fused])
+        parent = torch.arange(slots) if parent is None else parent
+        parent[here] = there
+        parts.append(here)
+    return None if parent is None else _followed(parent, torch.cat(parts))
+
+
+def _followed(parent: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+    """Pointers to the last sum: a sum can itself be part of a later one."""
+    here = parent[parts]
     while True:
-        further = parent[parent]
-        if torch.equal(further, parent):
+        further = parent[here]
+        if torch.equal(further, here):
+            parent[parts] = here
             return parent
-        parent = further
+        here = further
 
 
 def live_slots(spaces: Sequence[Space], slots: int) -> torch.Tensor | None:

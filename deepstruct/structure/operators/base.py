@@ -115,5 +115,14 @@ def alive(tensor: torch.Tensor, threshold: float) -> torch.Tensor:
     return tensor != 0 if threshold <= 0 else tensor.abs() > threshold
 
 
+def all_alive(tensor: torch.Tensor, threshold: float) -> bool:
+    """Whether every weight is an edge. Weights without values count as edges."""
+    if tensor.is_meta:
+        return True
+    if threshold <= 0:
+        return int(torch.count_nonzero(tensor)) == tensor.numel()
+    return bool(alive(tensor, threshold).all())
+
+
 def product(numbers: tuple[int, ...] | list[int]) -> int:
     return math.prod(numbers)

@@ -15,6 +15,7 @@ from deepstruct.structure.operators.base import (
     WeightMode,
     WeightRef,
     alive,
+    all_alive,
     product,
     weights_in,
 )
@@ -50,8 +51,7 @@ class Conv(EdgeOperator):
         self.stride, self.padding, self.dilation = tuple(stride), tuple(padding), tuple(dilation)
         self.transposed, self.output_padding, self.groups = transposed, tuple(output_padding), groups
         self.kernel = tuple(weight.tensor.shape[2:])
-        tensor = weight.tensor
-        self._dense = tensor.is_meta or bool(alive(tensor, threshold).all())
+        self._dense = all_alive(weight.tensor, threshold)
 
     @property
     def dense(self) -> bool:

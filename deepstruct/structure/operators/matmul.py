@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode, WeightRef, alive, weights_in
+from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode, WeightRef, alive, all_alive, weights_in
 
 _CHUNK = 1 << 22  # edges in one piece
 
@@ -34,11 +34,7 @@ class Matmul(EdgeOperator):
     ) -> None:
         self.source, self.target, self.weight, self.threshold = source, target, weight, threshold
         self.inner, self.outer = source.shape[-1], target.shape[-1]
-        if weight is not None and not weight.tensor.is_meta:
-            live = alive(weight.tensor, threshold)
-            self._dense = bool(live.all())
-        else:
-            self._dense = pattern is None
+        self._dense = pattern is None if weight is None else all_alive(weight.tensor, threshold)
         self._pattern = None if weight is not None else pattern
 
     @property

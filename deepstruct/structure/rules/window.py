@@ -50,14 +50,13 @@ def pool(b: Builder, node: Node) -> list[Signal | None]:
 
 @rules.op("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive(b: Builder, node: Node) -> list[Signal | None]:
-    """Adaptive pooling; to the size that is there already it changes nothing."""
+    """Adaptive pooling: one edge per element of the window."""
     (x,) = node.signals()
     out, average = _shape(node), "avg" in node.name
-    axes: Axes = [
-        None if n == m else adaptive_matrix(n, m) for n, m in zip(x.shape, out, strict=True)
-    ]
-    if all(a is None for a in axes):
-        return [x if average else x.curved()]
+    rank = int(node.name[node.name.index("pool") + 4])
+    lead = len(out) - rank
+    axes: Axes = [None] * lead
+    axes += [adaptive_matrix(n, m) for n, m in zip(x.shape[lead:], out[lead:], strict=True)]
     return [b.window(x, axes, additive=average)]
 
 
