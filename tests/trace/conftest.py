@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +13,6 @@ from torch import nn
 from deepstruct.trace import OpGraph, trace
 from deepstruct.trace.inputs import as_arguments
 from deepstruct.trace.tree import leaves
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for zoo_compat
 
 
 def tensors_of(tree: Any) -> dict[str, torch.Tensor]:

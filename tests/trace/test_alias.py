@@ -133,7 +133,7 @@ class Program(nn.Module):
         return tensors
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=program)
 def test_random_programs_replay(mode, steps):
     x = torch.linspace(-3, 3, 12).view(3, 4)

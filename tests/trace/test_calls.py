@@ -73,10 +73,7 @@ def test_functions_nest_in_modules(mode):
     assert functions == [("layer_norm", "norm", 2), *[("softmax", "", 1)] * 3]
     norm = next(c for c in graph.calls if c.name == "layer_norm")
     assert norm.parent == next(c.index for c in graph.calls if c.path == "norm")
-    assert (
-        graph.values[norm.kwargs["weight"].id if "weight" in norm.kwargs else norm.args[2].id].name
-        == "norm.weight"
-    )
+    assert graph.values[norm.kwargs["weight"].id if "weight" in norm.kwargs else norm.args[2].id].name == "norm.weight"
 
 
 def test_kwargs_and_structures(mode):

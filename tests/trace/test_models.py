@@ -175,9 +175,7 @@ def test_nested_inputs_have_dotted_names(mode):
     torch.testing.assert_close(graph.replay(), Net()((t[0], [t[1]]), t[2], **kwargs))
     u = [2 * x for x in t]
     again = {"batch": {"image": u[3], "scale": 2}, "more": u[4]}
-    torch.testing.assert_close(
-        graph.replay((u[0], [u[1]]), u[2], **again), Net()((u[0], [u[1]]), u[2], **again)
-    )
+    torch.testing.assert_close(graph.replay((u[0], [u[1]]), u[2], **again), Net()((u[0], [u[1]]), u[2], **again))
 
 
 def test_random_ops_are_noted(mode):
@@ -304,9 +302,7 @@ def test_flex_attention(mode, replays):
 
     with pytest.MonkeyPatch.context() as patch:
         # the module warns that it runs without a compiler
-        patch.setattr(
-            "torch.nn.attention.flex_attention._warn_once", lambda *args, **kwargs: None, raising=False
-        )
+        patch.setattr("torch.nn.attention.flex_attention._warn_once", lambda *args, **kwargs: None, raising=False)
         graph = replays(Flex(), torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), mode=mode)
     assert graph.notes == []
 

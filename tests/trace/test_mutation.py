@@ -284,9 +284,7 @@ def test_the_same_tensor_as_two_inputs(mode, replays):
 
 
 def test_no_op_views_are_not_recorded(mode, replays):
-    graph = replays(
-        Lambda(lambda x: x.detach().view(4, 5)[:, :].expand(4, 5) + 1), torch.randn(4, 5), mode=mode
-    )
+    graph = replays(Lambda(lambda x: x.detach().view(4, 5)[:, :].expand(4, 5) + 1), torch.randn(4, 5), mode=mode)
     assert [op.name for op in graph.ops] == ["add"]
 
 

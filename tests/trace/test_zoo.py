@@ -34,7 +34,7 @@ def vision(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     return model.eval(), torch.randn(1, 3, size, size), torch.randn(1, 3, size, size)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit", "swin", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["resnet18", "vit", "swin", "shufflenet_v2_x0_5"])
 def test_torchvision(name, mode, replays):
     model, x, y = vision(name)
     graph = replays(model, x, y, mode=mode)
@@ -143,11 +143,11 @@ def test_dummy_inputs():
     assert graph.values[graph.inputs[0]].name == "input_ids"
 
 
-@pytest.mark.parametrize("name", ["levit_128s", "resnet10t", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["levit_128s", "resnet10t"])
 def test_timm(name, replays):
     timm = pytest.importorskip("timm")
     size = 64 if name == "levit_128s" else 32
-    options = {"img_size": size} if name.startswith(("vit", "levit")) else {}
+    options = {"img_size": size} if name == "levit_128s" else {}
     model = timm.create_model(name, num_classes=3, **options).eval()
     replays(model, torch.randn(1, 3, size, size), torch.randn(1, 3, size, size))
     # a second forward of the untouched model: no fake tensor was left in a cache
