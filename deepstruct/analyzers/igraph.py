@@ -104,7 +104,7 @@ class IgraphAnalyzer:
 
     name = "igraph"
     priority = 20
-    max_operations = 2e10
+    max_operations = 5e9
 
     def available(self) -> str | None:
         return None if find_spec("igraph") else "the package igraph is not installed: pip install igraph"

@@ -125,6 +125,9 @@ class OperatorView:
             source, target = self._ends(op)
             if not bool(source.any()) or not bool(target.any()):
                 continue
+            if bool(source.all()) and bool(target.all()):
+                union.mark(op.weight, op.used_weights())
+                continue
             usage = op.weight_usage(source.to(torch.float32), target.to(torch.float32))
             union.mark(op.weight, usage > 0.5)
         return union.total()

@@ -73,6 +73,11 @@ class EdgeOperator:
         """For each stored weight the number of its edges from source elements in x to target elements in y."""
         raise NotImplementedError
 
+    def used_weights(self) -> torch.Tensor:
+        """Boolean per stored weight: whether it has an edge at all, wherever source and target are units."""
+        ones = torch.ones(())
+        return self.weight_usage(ones.expand(self.source.shape), ones.expand(self.target.shape)) > 0.5
+
     def edges(self) -> Iterator[Edges]:
         """The edges in pieces, by element; elements without units included, for the caller to drop."""
         raise NotImplementedError

@@ -113,6 +113,11 @@ class Conv(EdgeOperator):
         )  # fmt: skip
         return grad if tensor.is_meta else grad * alive(tensor, self.threshold)
 
+    def used_weights(self) -> torch.Tensor:
+        tensor = self.weight.tensor
+        used = (self.tap_counts > 0).expand(tensor.shape)
+        return used if tensor.is_meta else used & alive(tensor, self.threshold)
+
     def fan_in(self) -> int:
         return product(self.kernel) * (self.source.shape[1] // self.groups)
 

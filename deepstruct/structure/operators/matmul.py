@@ -77,6 +77,13 @@ class Matmul(EdgeOperator):
             usage = (x.transpose(-1, -2) @ y).sum_to_size(tensor.shape)
         return usage if tensor.is_meta else usage * alive(tensor, self.threshold)
 
+    def used_weights(self) -> torch.Tensor:
+        assert self.weight is not None
+        tensor = self.weight.tensor
+        if tensor.is_meta or self.source.numel == 0:
+            return torch.full((), self.source.numel > 0, dtype=torch.bool).expand(tensor.shape)
+        return alive(tensor, self.threshold)
+
     def fan_in(self) -> int:
         return self.inner
 

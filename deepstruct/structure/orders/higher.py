@@ -10,7 +10,7 @@ import torch
 from deepstruct.errors import StructureError
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.orders.cells import cell_of_spaces
-from deepstruct.structure.orders.labels import channel_labels
+from deepstruct.structure.orders.labels import channel_labels, distinct
 from deepstruct.structure.orders.quotient import Group, quotient
 from deepstruct.structure.settings import Settings
 
@@ -29,7 +29,7 @@ def by_channel(graph: StructureGraph, unit: str = "channel") -> Partition:
     groups = []
     for space in graph.spaces:
         here = labels[space.slots][graph.is_node[space.slots]]
-        used = here[here >= 0].unique()
+        used = distinct(here[here >= 0])
         if used.numel():
             kind = space.kind if space.is_source else "channels"
             groups.append(Group(space.name, space.path, kind, used, space.call, space.position))

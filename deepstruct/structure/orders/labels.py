@@ -221,6 +221,16 @@ def _numbered(labels: torch.Tensor) -> torch.Tensor:
     return inverse.expand(labels.shape)
 
 
+def distinct(numbers: torch.Tensor) -> torch.Tensor:
+    """The distinct values of a vector of small non-negative integers, ascending: by counting, not by sorting."""
+    if numbers.numel() == 0:
+        return numbers
+    low = int(numbers.min())
+    if low == int(numbers.max()):
+        return numbers[:1]
+    return torch.bincount(numbers - low).nonzero().reshape(-1) + low
+
+
 def _heads(graph: StructureGraph, labels: torch.Tensor) -> dict[int, dict[int, int]]:
     """For the spaces that attention reads: which head each channel belongs to, where that is one head."""
     offsets = torch.tensor([s.offset for s in graph.spaces])

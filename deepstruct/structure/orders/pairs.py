@@ -13,6 +13,8 @@ import torch
 
 from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, alive
 
+_AT_ONCE = 1 << 22  # pairs that are written down together: four million take about 150 MB
+
 
 class Pairs(NamedTuple):
     """Label pairs that are joined, and the absolute weight between them (None: structural)."""
@@ -108,8 +110,10 @@ def _through(
     matrix = matrix[keep_in][:, keep_out] if not (bool(keep_in.all()) and bool(keep_out.all())) else matrix
     matrix, source = _summed(matrix.to(torch.float64), source, 0)
     matrix, target = _summed(matrix, target, 1)
-    i, o = matrix.nonzero(as_tuple=True)
-    yield Pairs(source[i], target[o], matrix[i, o] * times if weighted else None)
+    rows = max(1, _AT_ONCE // matrix.shape[1])
+    for block, labels in zip(matrix.split(rows), source.split(rows), strict=True):
+        i, o = block.nonzero(as_tuple=True)
+        yield Pairs(labels[i], target[o], block[i, o] * times if weighted else None)
 
 
 def _summed(matrix: torch.Tensor, labels: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,12 +141,23 @@ def _conv(op: Conv, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pair
     matrix = (amount * taps).sum(tuple(range(2, tensor.dim())))
     if not op.weighted:
         matrix = (matrix > 0).to(torch.float64)
-    per_in, per_out = a.numel() // op.groups, c.numel() // op.groups
-    for g in range(op.groups):
-        mine_in, mine_out = a[g * per_in : (g + 1) * per_in], c[g * per_out : (g + 1) * per_out]
-        mine = slice(g * per_in, (g + 1) * per_in) if op.transposed else slice(g * per_out, (g + 1) * per_out)
-        block = matrix[mine] if op.transposed else matrix[mine].T
-        yield from _through(block, mine_in, mine_out, 1, op.weighted)
+    if op.groups == 1:
+        yield from _through(matrix if op.transposed else matrix.T, a, c, 1, op.weighted)
+    else:
+        yield from _grouped(op, matrix, a, c)
+
+
+def _grouped(op: Conv, matrix: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    """A grouped convolution, all groups at once; the second axis of its kernel counts within a group."""
+    first, second = matrix.nonzero(as_tuple=True)
+    amount = matrix[first, second]
+    per_in, per_out = source.numel() // op.groups, target.numel() // op.groups
+    if op.transposed:
+        s, t = source[first], target[first // per_in * per_out + second]
+    else:
+        s, t = source[first // per_out * per_in + second], target[first]
+    keep = (s >= 0) & (t >= 0)
+    yield from _joined(s[keep], t[keep], amount[keep] if op.weighted else None)
 
 
 def _per_channel(labels: torch.Tensor) -> torch.Tensor | None:
@@ -176,12 +191,17 @@ def _explicit(op: EdgeOperator, source: torch.Tensor, target: torch.Tensor) -> I
         s, t = s[keep], t[keep]
         if s.numel() == 0:
             continue
-        if not op.weighted:
-            both = torch.stack([s, t]).unique(dim=1)
-            yield Pairs(both[0], both[1], None)
-            continue
-        span = int(t.max()) + 1
-        codes, inverse = torch.unique(s * span + t, return_inverse=True)
-        amount = torch.zeros(codes.numel(), dtype=torch.float64)
-        amount.index_add_(0, inverse, piece.weight[keep].abs())
-        yield Pairs(codes // span, codes % span, amount)
+        yield from _joined(s, t, piece.weight[keep].abs() if op.weighted else None)
+
+
+def _joined(source: torch.Tensor, target: torch.Tensor, amount: torch.Tensor | None) -> Iterator[Pairs]:
+    """Each pair of labels once, its amounts added up."""
+    if source.numel() == 0:
+        return
+    span = int(target.max()) + 1
+    codes, inverse = torch.unique(source * span + target, return_inverse=True)
+    total = None
+    if amount is not None:
+        total = torch.zeros(codes.numel(), dtype=torch.float64)
+        total.index_add_(0, inverse, amount.to(torch.float64))
+    yield Pairs(codes // span, codes % span, total)

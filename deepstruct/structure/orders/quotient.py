@@ -13,6 +13,7 @@ from deepstruct.errors import StructureError
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Matmul, Sparse, WeightRef
+from deepstruct.structure.orders.labels import distinct
 from deepstruct.structure.orders.pairs import label_pairs
 from deepstruct.structure.space import Space
 
@@ -105,10 +106,12 @@ def collapse(
         for piece in label_pairs(op, op.source.gather(resolved, -1), op.target.gather(resolved, -1)):
             weighted = piece.amount is not None
             amount = torch.ones(piece.source.numel(), dtype=torch.float64) if piece.amount is None else piece.amount
-            same = piece.source == piece.target
-            loops.update(piece.source[same].tolist())
-            ends = piece.source[~same], piece.target[~same]
-            _scatter(blocks, groups, group_of, local_of, *ends, amount[~same], weighted)
+            source, target = piece.source, piece.target
+            same = source == target
+            if bool(same.any()):
+                loops.update(source[same].tolist())
+                source, target, amount = source[~same], target[~same], amount[~same]
+            _scatter(blocks, groups, group_of, local_of, source, target, amount, weighted)
     return _assemble(graph, resolved, groups, blocks, loops, order, conventions)
 
 
@@ -117,11 +120,13 @@ def _scatter(
     local_of: torch.Tensor, source: torch.Tensor, target: torch.Tensor, amount: torch.Tensor, weighted: bool,
 ) -> None:  # fmt: skip
     a, b = group_of[source], group_of[target]
-    keep = (a >= 0) & (b >= 0)
-    codes = a * len(groups) + b
-    for code in codes[keep].unique().tolist():
-        here = codes == code
-        k, m = divmod(code, len(groups))
+    codes = torch.where((a >= 0) & (b >= 0), a * len(groups) + b, -1)
+    found = distinct(codes + 1).tolist()
+    for code in found:
+        if code == 0:
+            continue
+        here = slice(None) if len(found) == 1 else codes == code - 1
+        k, m = divmod(code - 1, len(groups))
         block = blocks.get((k, m, weighted))
         if block is None:
             block = blocks[k, m, weighted] = _Block((groups[k].labels.numel(), groups[m].labels.numel()))
