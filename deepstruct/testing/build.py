@@ -52,16 +52,17 @@ def generic_copy(
 ) -> tuple[nn.Module, Arguments]:
     """A deep copy with random weights, and example arguments (args, kwargs) without coincidences.
 
-    Weights keep their zeros and signs; their magnitudes are drawn from [0.5, 1.5), divided by the root of
+    Weights keep their zeros and signs (biases do not: a bias is no edge, and one of zero hides edges); their magnitudes are drawn from [0.5, 1.5), divided by the root of
     the fan-in for matrices and kernels. Floating inputs that hold zeros or repeated numbers get noise added.
     The model and the input are not modified; the random state of the process is not touched.
     """
     generator = torch.Generator().manual_seed(seed)
     twin = copy.deepcopy(model)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for name, parameter in twin.named_parameters():
             if parameter.dtype.is_floating_point and parameter.numel():
-                parameter.copy_(_generic(parameter, generator))
+                bias = "bias" in name.rpartition(".")[2] and parameter.dim() == 1
+                parameter.copy_(_generic(torch.ones_like(parameter) if bias else parameter, generator))
     if example_input is None and not example_kwargs:
         args, kwargs = find_example_input(model)
     else:

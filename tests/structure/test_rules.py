@@ -63,3 +63,135 @@ def test_every_rule_has_a_case() -> None:
 
 def test_case_names_say_why_they_are_not_equal() -> None:
     assert all(case.why for case in CASES if not case.equal)
+
+
+# -- what the derivative cannot say -------------------------------------------------------------------
+
+
+class BatchNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+def test_batch_norm_in_training_is_refused() -> None:
+    with pytest.raises(ModelStateError, match=r"'norm'.*training mode.*model\.eval\(\)"):
+        build_graph(BatchNorm().train(), r(2, 1, 4, 4))
+    update = Fn(lambda x, m, v: aten._batch_norm_with_update.default(x, None, None, m, v, 0.1, 1e-5)[0], m=r(2), v=r(2) ** 2)
+    with pytest.raises(ModelStateError, match="training mode"):
+        build_graph(update, r(1, 2, 3))
+    assert build_graph(BatchNorm().eval(), r(2, 1, 4, 4)).num_edges == 2 * 2 * 4 * 9
+
+
+@pytest.mark.parametrize("name", ["cudnn_batch_norm", "miopen_batch_norm", "cudnn_grid_sampler"])
+def test_kernels_of_other_devices(name: str) -> None:
+    """The recorded operation of a GPU has the structure of the one of a CPU with the same arguments."""
+    plain = "grid_sampler_2d" if name == "cudnn_grid_sampler" else "native_batch_norm"
+    model = BY_NAME["grid_sample by the data"].model() if plain == "grid_sampler_2d" else BatchNorm().eval()
+    inputs = (r(1, 2, 3, 3), r(1, 2, 2, 2)) if plain == "grid_sampler_2d" else (r(1, 1, 4, 4),)
+    record = trace(model, inputs)
+    found = [op for op in record.ops if op.name.strip("_").startswith(plain)]
+    expected = build_from_trace(record, Settings())
+    assert found
+    for op in found:
+        op.name = name
+    graph = build_from_trace(record, Settings())
+    assert (graph.num_nodes, graph.num_edges) == (expected.num_nodes, expected.num_edges)
+    assert f"op {name}" in graph.providers
+
+
+def test_an_unknown_op_is_an_error_that_says_what_to_do() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), Wrapped())
+    with pytest.raises(UnknownOpError) as caught:
+        build_graph(model, r(1, 3))
+    message = str(caught.value)
+    for part in ("structure_tests", "mystery", "'1'", "(1, 4)", "deepstruct_rules", 'on_unknown="dense"'):
+        assert part in message
+
+
+def test_an_unknown_op_wired_all_to_all() -> None:
+    graph = build_graph(nn.Sequential(nn.Linear(3, 4), Wrapped(), nn.Linear(4, 2)), r(1, 3), on_unknown="dense")
+    assert graph.num_edges == 12 + 16 + 8
+    assert graph.num_weight_edges == 20
+    assert [path for _, path in graph.unknown] == ["1"]
+    assert "mystery" in graph.unknown[0][0]
+
+
+class Wrapped(nn.Module):
+    """A layer around an operation that no rule knows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.structure_tests.mystery(x)
+
+
+@torch.library.custom_op("structure_tests::mystery", mutates_args=())
+def mystery(x: torch.Tensor) -> torch.Tensor:
+    return x.sin()
+
+
+@mystery.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def test_a_rule_that_fails_says_where() -> None:
+    from deepstruct.plugin.current import use_host
+    from deepstruct.plugin.host import Host
+    from deepstruct.plugin.markers import hookimpl
+    from deepstruct.structure.rules import Rule
+
+    def broken(builder: Any, node: Any) -> Any:
+        raise KeyError("axis")
+
+    def misshapen(builder: Any, node: Any) -> Any:
+        return builder.source((7,), "wrong")
+
+    for apply, words in ((broken, ("KeyError", "axis")), (misshapen, ("(7,)", "(1, 4)"))):
+
+        class Plugin:
+            @hookimpl
+            def deepstruct_rules(self, apply: Any = apply) -> list[Rule]:
+                return [Rule("structure_tests::mystery", apply)]
+
+        with use_host(Host(plugins=[("broken", Plugin())], entry_points=False)):
+            with pytest.raises(StructureError) as caught:
+                build_graph(nn.Sequential(nn.Linear(3, 4), Wrapped()), r(1, 3))
+        for word in (*words, "mystery", "'1'"):
+            assert word in str(caught.value)
+
+
+def test_as_strided_scatter_replaces_what_it_writes() -> None:
+    """Against finite differences, since the derivative of this op in PyTorch names elements that were replaced."""
+    case = BY_NAME["as_strided_scatter"]
+    model, (x, y) = case.model(), case.inputs
+    base = model(x, y).reshape(-1)
+    rows = []
+    for inputs, which in (((x, y), 0), ((x, y), 1)):
+        for k in range(inputs[which].numel()):
+            moved = [t.clone() for t in inputs]
+            moved[which].view(-1)[k] += 1
+            rows.append(model(*moved).reshape(-1) != base)
+    from deepstruct.testing import graph_support
+
+    assert torch.equal(graph_support(build_graph(model, case.inputs)).matrix, torch.stack(rows).T)
+
+
+def test_embedding_bags_have_a_source_per_position_and_feature() -> None:
+    for name, bags, pairs in (("embedding bag", 2, 6), ("embedding bag offsets", 2, 4), ("embedding bag max", 1, 3)):
+        graph = build_graph(BY_NAME[name].model(), BY_NAME[name].inputs)
+        assert graph.num_nodes == pairs * 3 + bags * 3
+        assert graph.num_structural_edges == graph.num_edges == pairs * 3
+        assert len(graph.input_nodes()) == pairs * 3
+    padded = nn.EmbeddingBag(7, 3, mode="sum", padding_idx=4)
+    assert build_graph(padded, (torch.tensor([[1, 4, 2]]),)).num_edges == 2 * 3
+
+
+def test_positions_of_maxima_are_control() -> None:
+    """argmax cuts the path: a graph without edges is legal."""
+    graph = build_graph(Fn(lambda x: x.argmax(1)), r(1, 4))
+    assert (graph.num_nodes, graph.num_edges, len(graph.output_nodes())) == (4, 0, 0)
+    assert any("does not depend on activations" in note for note in graph.notes)
+    assert count_paths(graph) == 0
