@@ -135,9 +135,14 @@ class Arg:
     def from_input(self) -> bool:
         return self._values.level[self.id] != LEVEL_CONSTANT
 
+    @property
+    def random(self) -> bool:
+        """Whether it was drawn at random in the pass."""
+        return self._values.random[self.id]
+
     def known(self) -> bool:
         """Whether its numbers can be computed and mean something (no random draw, no meta tensor)."""
-        return not self._values.random[self.id] and self._values.known(self.id)
+        return not self.random and self._values.known(self.id)
 
     def tensor(self) -> torch.Tensor:
         """Its real value for the example input."""

@@ -57,7 +57,7 @@ def generic_copy(
     The model and the input are not modified; the random state of the process is not touched.
     """
     generator = torch.Generator().manual_seed(seed)
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(model, loose_tensors(model))
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
             if parameter.dtype.is_floating_point and parameter.numel():
@@ -81,6 +81,16 @@ def generic_copy(
         tuple(map_tensors(a, shake) for a in args),
         {k: map_tensors(a, shake) for k, a in kwargs.items()},
     )
+
+
+def loose_tensors(model: nn.Module) -> dict[int, Any]:
+    """Copies of attributes that deepcopy refuses: weights that a hook computed (pruning, weight norm)."""
+    return {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
 
 
 def _generic(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
