@@ -94,8 +94,8 @@ def lstm_layer(
 ) -> Results:  # fmt: skip
     """One LSTM layer in one direction, step by step: the fused kernel knows no double precision."""
     biased = bool(rest[4])  # without, the two biases hold other tensors
+    shape = h.shape  # (batch, features); a leading 1 in some releases
     h, c = h.reshape(x.shape[1], -1), c.reshape(x.shape[1], -1)
-    shape = (1, *h.shape)
     outputs = []
     for step in x.flip(0) if reverse else x:
         gates = step @ w_ih.T + h @ w_hh.T
