@@ -7,6 +7,7 @@ import torch
 from deepstruct.engine.semiring import Boolean, Semiring
 from deepstruct.errors import MetricError
 from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator
 
 
@@ -19,17 +20,19 @@ def apply(
     """
     source, target = (op.target, op.source) if transpose else (op.source, op.target)
     values = semiring.read(slots, source)
-    if graph.live is not None:
-        for operand, sending in ((source, True), (target, False)):
-            live = operand.gather(graph.live, False)
-            if bool(live.all()):
-                continue
-            if sending:
-                values = torch.where(live, values, torch.as_tensor(semiring.zero, dtype=values.dtype))
-            else:
-                out = semiring.carry(op, values, transpose)
-                return torch.where(live, out, torch.as_tensor(semiring.zero, dtype=out.dtype))
-    return semiring.carry(op, values, transpose)
+    dead_source, dead_target = graph.meets_dead_slots(op)
+    if transpose:
+        dead_source, dead_target = dead_target, dead_source
+    if dead_source:
+        values = _where_live(graph, source, values, semiring)
+    out = semiring.carry(op, values, transpose)
+    return _where_live(graph, target, out, semiring) if dead_target else out
+
+
+def _where_live(graph: StructureGraph, operand: Operand, values: torch.Tensor, semiring: Semiring) -> torch.Tensor:
+    assert graph.live is not None
+    live = operand.gather(graph.live, False)
+    return torch.where(live, values, torch.as_tensor(semiring.zero, dtype=values.dtype))
 
 
 def sweep(graph: StructureGraph, start: torch.Tensor, semiring: Semiring, *, transpose: bool = False) -> torch.Tensor:

@@ -70,6 +70,20 @@ class StructureGraph:
         """Boolean per slot: whether there is a unit (part of a sum or not); None where all are."""
         return live_slots(self.spaces, self.num_slots)
 
+    def meets_dead_slots(self, op: EdgeOperator) -> tuple[bool, bool]:
+        """Whether an operator's source and target have slots that are no units (masked scores)."""
+        if self.live is None:
+            return False, False
+        known = self._meets_dead.get(id(op))
+        if known is None:
+            source, target = (not bool(side.gather(self.live, True).all()) for side in (op.source, op.target))
+            known = self._meets_dead[id(op)] = (source, target)
+        return known
+
+    @cached_property
+    def _meets_dead(self) -> dict[int, tuple[bool, bool]]:
+        return {}
+
     @cached_property
     def is_node(self) -> torch.Tensor:
         """Boolean per slot: whether it is a node of the graph."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from deepstruct.structure.node import Arg, Node, Values, is_pointwise, refs
 from deepstruct.structure.rules.base import Rule
 from deepstruct.structure.rules.dispatch import Dispatcher
 from deepstruct.structure.rules.hand_norm import is_hand_written_norm, read_norm
+from deepstruct.structure.rules.reindex import VIEWS
 from deepstruct.structure.settings import Settings
 from deepstruct.structure.signal import Signal
+from deepstruct.trace.interpret import execute
 from deepstruct.trace.opgraph import Call, Op, Ref
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class Reader:
         self.unknown: list[tuple[str, str]] = []  # (op, module path) wired all to all
         self.norms: list[int] = []  # calls read as normalizations that are written by hand
         self._hidden: dict[int, str] = {}  # values inside a call that a rule took as a whole
+        self._outputs = {id for _, id in graph.outputs}
         self._starts: dict[int, list[Call]] = defaultdict(list)
         for call in graph.calls:
             if call.stop > call.start:
@@ -83,7 +87,7 @@ class Reader:
 
     def _last_uses(self) -> dict[int, list[int]]:
         """Op index -> values that no later op or output reads."""
-        keep = {id for _, id in self.graph.outputs}
+        keep = self._outputs
         last: dict[int, int] = {}
         for op in self.graph.ops:
             for id in refs((op.args, op.kwargs)):
@@ -127,11 +131,29 @@ class Reader:
                 if result is NotImplemented:
                     continue
             self._bind(out_ids, result, node, call.path)
+            self._expose(call)
             inside = {o for op in self.graph.ops[call.start : call.stop] for o in op.outputs if o is not None}
             for id in inside - set(out_ids):
                 self._hidden[id] = call.path or call.name
             return call.stop
         return None
+
+    def _expose(self, call: Call) -> None:
+        """Signals of values inside a call that are its results before a last renaming.
+
+        A view that undoes another one is recorded as the value that was there before: what transposes the
+        result of a batch-first layer back reads the value inside of it.
+        """
+        for op in reversed(self.graph.ops[call.start : call.stop]):
+            inner = next(refs(op.args), None)
+            out = op.outputs[0] if len(op.outputs) == 1 else None
+            if inner is None or out is None or inner in self.signals or op.name not in VIEWS:
+                continue
+            signal, shape = self.signals.get(out), self.graph.values[inner].shape
+            used = any(k >= call.stop for k in self.graph.users[inner]) or inner in self._outputs
+            if signal is None or not used or math.prod(shape) != math.prod(signal.shape):
+                continue
+            self.signals[inner] = signal.mapped(_undone(op, shape))
 
     # -- operations
 
@@ -239,6 +261,19 @@ class Reader:
 
     def _users(self, id: int) -> list[Op]:
         return [self.graph.ops[i] for i in self.graph.users[id]]
+
+
+def _undone(op: Op, shape: tuple[int, ...]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The inverse of a view that keeps all elements: from tensors of its result's shape to the given one."""
+    numbers = torch.arange(math.prod(shape)).view(shape)
+    moved = execute(op, [numbers, *op.args[1:]], op.kwargs)[0]
+    assert moved is not None
+    order = sorted(range(moved.dim()), key=lambda d: -moved.stride(d))
+    straight = moved.permute(order)
+    if straight.is_contiguous():  # axes in another order: the inverse is a view as well
+        return lambda t: t.permute(order).reshape(shape)
+    places = torch.argsort(moved.reshape(-1))
+    return lambda t: t.reshape(-1)[places].view(shape)
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operators import EdgeOperator, Identity
 from deepstruct.structure.weights import WeightUnion
 
-_VECTORS = 12  # slot vectors of 8 bytes that are alive at once, at most
+_VECTORS = 7  # slot vectors of 8 bytes that are alive at once, at most
 
 
 class OperatorAnalyzer:

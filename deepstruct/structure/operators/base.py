@@ -129,5 +129,17 @@ def all_alive(tensor: torch.Tensor, threshold: float) -> bool:
     return bool(alive(tensor, threshold).all())
 
 
+def few_zeros(tensor: torch.Tensor, threshold: float) -> torch.Tensor | None:
+    """Where the weights are no edges, as (count, axes) indices; None where that is nowhere, or in many places.
+
+    Freshly drawn weights hold a few exact zeros: it is quicker to take those away from a dense layer.
+    """
+    if tensor.is_meta:
+        return None
+    dead = ~alive(tensor, threshold)
+    count = int(dead.sum())
+    return dead.nonzero() if 0 < count <= tensor.numel() // 256 else None
+
+
 def product(numbers: tuple[int, ...] | list[int]) -> int:
     return math.prod(numbers)

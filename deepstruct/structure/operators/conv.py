@@ -16,6 +16,7 @@ from deepstruct.structure.operators.base import (
     WeightRef,
     alive,
     all_alive,
+    few_zeros,
     product,
     weights_in,
 )
@@ -52,6 +53,19 @@ class Conv(EdgeOperator):
         self.transposed, self.output_padding, self.groups = transposed, tuple(output_padding), groups
         self.kernel = tuple(weight.tensor.shape[2:])
         self._dense = all_alive(weight.tensor, threshold)
+        self._holes = None if self._dense or groups > 1 else self._find_holes()
+
+    def _find_holes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """(input channels, output channels, 0/1 kernels) of a few zero weights; None where there are many."""
+        zeros = few_zeros(self.weight.tensor, self.threshold)
+        if zeros is None:
+            return None
+        (first, a), (second, b) = (zeros[:, axis].unique(return_inverse=True) for axis in (0, 1))
+        if 16 * first.numel() * second.numel() > self.weight.tensor.shape[0] * self.weight.tensor.shape[1]:
+            return None
+        kernels = torch.zeros(first.numel(), second.numel(), *self.kernel)
+        kernels[(a, b, *zeros[:, 2:].T)] = 1
+        return (first, second, kernels) if self.transposed else (second, first, kernels)
 
     @property
     def dense(self) -> bool:
@@ -88,6 +102,11 @@ class Conv(EdgeOperator):
         if self._dense and mode == "pattern":
             ones = torch.ones(1, 1, *self.kernel, dtype=x.dtype)
             return self._spread(self._run(self._split(x), ones, 1), x.shape[0], self.target.shape[1])
+        if self._holes is not None and mode == "pattern":
+            inner, outer, kernels = self._holes
+            ones = torch.ones(1, 1, *self.kernel, dtype=x.dtype)
+            full = self._spread(self._run(self._split(x), ones, 1), x.shape[0], self.target.shape[1])
+            return full.index_add(1, outer, self._run(x[:, inner], kernels.to(x.dtype), 1), alpha=-1)
         return self._run(x, weights_in(self.weight, mode, x.dtype, self.threshold), self.groups)
 
     def backward(self, y: torch.Tensor, mode: WeightMode = "pattern") -> torch.Tensor:
@@ -96,6 +115,12 @@ class Conv(EdgeOperator):
             ones = torch.ones(1, 1, *self.kernel, dtype=y.dtype)
             grad = self._vjp(self._split(y), (shape[0] * self.groups, 1, *shape[2:]), ones, 1)
             return self._spread(grad, shape[0], shape[1])
+        if self._holes is not None and mode == "pattern":
+            inner, outer, kernels = self._holes
+            ones = torch.ones(1, 1, *self.kernel, dtype=y.dtype)
+            full = self._spread(self._vjp(self._split(y), (shape[0], 1, *shape[2:]), ones, 1), shape[0], shape[1])
+            part = (shape[0], inner.numel(), *shape[2:])
+            return full.index_add(1, inner, self._vjp(y[:, outer], part, kernels.to(y.dtype), 1), alpha=-1)
         return self._vjp(y, shape, weights_in(self.weight, mode, y.dtype, self.threshold), self.groups)
 
     def touches(self, units: torch.Tensor) -> torch.Tensor:

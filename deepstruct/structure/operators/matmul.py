@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode, WeightRef, alive, all_alive, weights_in
+from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode, WeightRef, alive, all_alive, few_zeros, weights_in
 
 _CHUNK = 1 << 22  # edges in one piece
 
@@ -36,6 +36,7 @@ class Matmul(EdgeOperator):
         self.inner, self.outer = source.shape[-1], target.shape[-1]
         self._dense = pattern is None if weight is None else all_alive(weight.tensor, threshold)
         self._pattern = None if weight is not None else pattern
+        self._holes = None if weight is None or self._dense else few_zeros(weight.tensor, threshold)
 
     @property
     def pattern(self) -> torch.Tensor | None:
@@ -56,11 +57,19 @@ class Matmul(EdgeOperator):
     def forward(self, x: torch.Tensor, mode: WeightMode = "pattern") -> torch.Tensor:
         if self._dense and (mode == "pattern" or self.weight is None):
             return x.sum(-1, keepdim=True).expand(*x.shape[:-1], self.outer)
+        if self._holes is not None and mode == "pattern" and self._holes.shape[1] == 2:
+            inner, outer = self._holes.T
+            full = x.sum(-1, keepdim=True).expand(*x.shape[:-1], self.outer)
+            return full.index_add(-1, outer, x[..., inner], alpha=-1)
         return x @ self._matrix(mode, x.dtype)
 
     def backward(self, y: torch.Tensor, mode: WeightMode = "pattern") -> torch.Tensor:
         if self._dense and (mode == "pattern" or self.weight is None):
             return y.sum(-1, keepdim=True).expand(*y.shape[:-1], self.inner)
+        if self._holes is not None and mode == "pattern" and self._holes.shape[1] == 2:
+            inner, outer = self._holes.T
+            full = y.sum(-1, keepdim=True).expand(*y.shape[:-1], self.inner)
+            return full.index_add(-1, inner, y[..., outer], alpha=-1)
         return y @ self._matrix(mode, y.dtype).transpose(-1, -2)
 
     def touches(self, units: torch.Tensor) -> torch.Tensor:

@@ -62,6 +62,7 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
             outputs.append((name, builder.operand(signal)))
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
+    notes += _silent_layers(builder.operators)
     parent = fuse_sums(builder.spaces, builder.operators, is_output)
     parameters = sum(_numel(trace, id) for id in set(trace.parameters.values()))
     name = trace.calls[0].name if trace.calls else "model"
@@ -70,6 +71,21 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
         conventions=settings.conventions(), notes=[*trace.notes, *notes], unknown=reader.unknown,
         providers=dict(dispatcher.used), context=Origin(trace, settings, tuple(reader.norms)), outputs=outputs,
     )  # fmt: skip
+
+
+def _silent_layers(operators: list[EdgeOperator]) -> list[str]:
+    """Layers whose weights are all zero: freshly built models often start their last layers so."""
+    silent = []
+    for op in operators:
+        if op.weighted and op.weight is not None and not op.weight.tensor.is_meta and op.weight.tensor.numel():
+            live = op.used_weights()
+            if not bool(live.any()):
+                silent.append(op.name)
+    names = list(dict.fromkeys(silent))
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"no weight of {shown} is an edge (all zero, or cut): nothing passes through"]
 
 
 def _numel(trace: OpGraph, id: int) -> int:
