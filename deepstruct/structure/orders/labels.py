@@ -43,17 +43,16 @@ class _Channels:
     def run(self) -> torch.Tensor:
         graph = self.graph
         writers: dict[int, list[EdgeOperator]] = defaultdict(list)
-        readers: dict[int, list[EdgeOperator]] = defaultdict(list)
+        convolved: dict[int, list[Conv]] = defaultdict(list)
         offsets = torch.tensor([s.offset for s in graph.spaces])
         for op in graph.operators:
             where = int(torch.searchsorted(offsets, torch.tensor(op.target.offset), right=True)) - 1
             writers[where].append(op)
-            if op.source.table is None:
-                here = int(torch.searchsorted(offsets, torch.tensor(op.source.offset), right=True)) - 1
-                readers[here].append(op)
+            if isinstance(op, Conv) and (first := _first_slot(op.source)) is not None:
+                convolved[int(torch.searchsorted(offsets, torch.tensor(first), right=True)) - 1].append(op)
         for space in graph.spaces:
             if space.is_source or not writers[space.index]:
-                self._set(space, _along(space.shape, _source_axis(space, readers[space.index])))
+                self._set(space, _along(space.shape, _source_axis(space, convolved[space.index])))
                 continue
             for region in _regions(writers[space.index]):
                 local = self._local(region)
@@ -182,14 +181,44 @@ def _aligned(op: Matmul, first: Matmul, local: torch.Tensor) -> torch.Tensor:
     return flat[first.target.index() - start]
 
 
-def _source_axis(space: Space, readers: list[EdgeOperator]) -> int:
-    """The channel axis of an input: 1 for images and for what a convolution reads, else the last."""
+def _source_axis(space: Space, readers: list[Conv]) -> int:
+    """The channel axis of an input: that of a convolution which reads it, else 1 for images, else the last.
+
+    So audio without a channel axis, and images whose channels come last, have the channels that their first
+    layer sees.
+    """
     rank = len(space.shape)
-    if space.kind == "source" and rank >= 3:
-        convolved = any(isinstance(op, Conv) and op.source.shape[-(rank - 2) :] == space.shape[2:] for op in readers)
-        if convolved or rank >= 4:
-            return 1
-    return rank - 1
+    if space.kind != "source":
+        return rank - 1
+    for op in readers:
+        axis = _convolved_axis(space, op.source)
+        if axis is not None:
+            return axis
+    return 1 if rank >= 4 else rank - 1
+
+
+def _convolved_axis(space: Space, operand: Operand) -> int | None:
+    """The axis of a space along which the channel axis of a convolution's operand runs, None where there is none."""
+    slots = operand.index() - space.offset
+    read = (slots >= 0) & (slots < space.numel)
+    channel = _along(operand.shape, 1).expand(operand.shape)[read]
+    if channel.numel() == 0:
+        return None
+    rank = len(space.shape)
+    for axis in sorted(range(rank), key=lambda a: a != 1):
+        place = _along(space.shape, axis).expand(space.shape).reshape(-1)[slots[read]]
+        shift = place - channel  # not 0 where it reads a slice of the channels
+        if bool((shift == shift[0]).all()):
+            return axis
+    return None
+
+
+def _first_slot(operand: Operand) -> int | None:
+    """The smallest slot that an operand reads, None where it reads none."""
+    if operand.table is None:
+        return operand.offset if operand.numel else None
+    units = operand.table[operand.table >= 0]
+    return int(units.min()) if units.numel() else None
 
 
 def _along(shape: tuple[int, ...], axis: int) -> torch.Tensor:
