@@ -10,7 +10,7 @@ from deepstruct.engine.semiring import BOOLEAN, Counting, Modular, PathLength
 from deepstruct.engine.sweeps import apply, sweep
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import EdgeOperator, Identity
+from deepstruct.structure.operators import EdgeOperator, Identity, WeightMode
 
 EXACT = float(2**53)
 
@@ -108,6 +108,26 @@ def paths_from_sources(graph: StructureGraph, dtype: torch.dtype = torch.float64
 def paths_to_outputs(graph: StructureGraph) -> torch.Tensor:
     """float64 per slot: number of paths to outputs, inf where it overflows; exact below 2**53."""
     return sweep(graph, graph.is_output, Counting(), transpose=True)
+
+
+def path_norm(graph: StructureGraph, mode: WeightMode) -> float:
+    """Sum over all paths from sources to outputs of the product of their weights, as |w| or as w squared.
+
+    Structural edges count 1. inf where it overflows float64.
+    """
+    slots = sweep(graph, graph.is_source, Counting(mode=mode))
+    return float(slots[graph.is_output].sum())
+
+
+def synflow(graph: StructureGraph) -> list[float]:
+    """Per operator the sum over its weights of |w| dR/d|w|, with R the L1 path norm: <b, |A| f>.
+
+    Equal for every set of edges that cuts all paths (a conservation law).
+    """
+    semiring = Counting(mode="abs")
+    ahead = sweep(graph, graph.is_source, semiring)
+    back = sweep(graph, graph.is_output, semiring, transpose=True)
+    return [float((apply(graph, op, ahead, semiring) * op.target.gather(back)).sum()) for op in graph.operators]
 
 
 def path_count(graph: StructureGraph) -> int:

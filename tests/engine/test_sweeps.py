@@ -130,3 +130,34 @@ def test_sweep_refuses_cycles():
     assert not graph.is_dag
     with pytest.raises(MetricError, match="cycles"):
         sweep(graph, graph.is_source, BOOLEAN)
+
+
+def _path_norm_net():
+    from torch import nn
+
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0, -2.0], [0.0, 3.0]]))
+        net[2].weight.copy_(torch.tensor([[2.0, -1.0]]))
+    return net
+
+
+def test_path_norms_and_synflow_of_a_known_network():
+    wanted = ["path_norm", "path_norm_squared", "layer_synflow"]
+    report = deepstruct.analyze(_path_norm_net(), torch.randn(1, 2), orders="zeroth", metrics=wanted)
+    assert report["zeroth"]["path_norm"] == 9.0
+    assert report["zeroth"]["path_norm_squared"] == 29.0
+    assert [row["synflow"] for row in report.layers("zeroth")] == [9.0, 9.0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_synflow_is_conserved_along_a_chain(seed):
+    from torch import nn
+
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(16, 5)
+    )
+    graph = deepstruct.extract(net, torch.randn(1, 2, 6, 6))
+    amounts = passes.synflow(graph)
+    assert amounts == pytest.approx([passes.path_norm(graph, "abs")] * len(amounts), rel=1e-6)

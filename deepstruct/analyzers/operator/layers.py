@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from deepstruct.analyzers.operator.view import OperatorView
+from deepstruct.engine import passes
+from deepstruct.errors import MetricError
 from deepstruct.metrics.base import Metric
 from deepstruct.structure.operators import EdgeOperator
 from deepstruct.structure.space import Space
@@ -96,6 +99,18 @@ def _mean(vector: str) -> Callable[[OperatorView], dict[str, float]]:
     return compute
 
 
+def _synflow(view: OperatorView) -> dict[str, float]:
+    view.need_dag()
+    out: dict[str, float] = {}
+    for op, amount in zip(view.graph.operators, passes.synflow(view.graph), strict=True):
+        if op.weighted:
+            name = _space_of(view, op).name
+            out[name] = out.get(name, 0.0) + amount
+    if not all(map(math.isfinite, out.values())):
+        raise MetricError("SynFlow is not finite: it overflows float64, or a weight is not finite")
+    return out
+
+
 def _layer(
     name: str, compute: Callable[[OperatorView], dict[str, int] | dict[str, float]], definition: str
 ) -> Metric:
@@ -117,4 +132,10 @@ METRICS: list[Metric] = [
     _layer("dead_out", _dead("out_degree"), "Hidden nodes of the layer without an out-edge."),
     _layer("in_degree_mean", _mean("in_degree"), "Mean in-degree of the layer's nodes."),
     _layer("out_degree_mean", _mean("out_degree"), "Mean out-degree of the layer's nodes."),
+    Metric(
+        "layer_synflow", "operator", _synflow, scope="layer", orders=("zeroth",), default=False, requires=("dag",),
+        definition="Sum over the layer's weights of |w| dR/d|w|, R the L1 path norm; the same for every layer of a "
+        "chain.",
+        source="Tanaka et al. 2020",
+    ),
 ]

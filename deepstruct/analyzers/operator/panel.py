@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from deepstruct.analyzers.operator.view import OperatorView
+from deepstruct.engine import passes
 from deepstruct.errors import MetricError
 from deepstruct.metrics import degree, paths, reachability, size
 from deepstruct.metrics.base import Metric
 from deepstruct.metrics.connectivity import METRICS as CONNECTIVITY
 from deepstruct.metrics.table import entropy
+from deepstruct.structure.operators import WeightMode
 
 VK = "Vysogorets & Kempe 2021, 2023"
 _SHARED = {m.name: m for file in (size, degree, reachability, paths) for m in file.METRICS}
@@ -88,6 +90,17 @@ def _hidden_where(condition: Callable[[OperatorView], np.ndarray]) -> Callable[[
     return lambda view: int(np.count_nonzero(view.is_hidden & condition(view)))
 
 
+def _path_norm(mode: WeightMode) -> Callable[[OperatorView], float]:
+    def compute(view: OperatorView) -> float:
+        view.need_dag()
+        value = passes.path_norm(view.graph, mode)
+        if not math.isfinite(value):
+            raise MetricError("the path norm is not finite: it overflows float64, or a weight is not finite")
+        return value
+
+    return compute
+
+
 _ZEROTH = ("zeroth",)
 
 METRICS: list[Metric] = [
@@ -127,6 +140,14 @@ METRICS: list[Metric] = [
     _shared("isolated", _hidden_where(lambda v: (v.in_degree == 0) & (v.out_degree == 0))),
     _shared("path_count", lambda v: v.path_count, requires=("dag",)),
     _shared("path_count_log10", _log10, requires=("dag",)),
+    _own("path_norm", _path_norm("abs"), orders=_ZEROTH, default=False, requires=("dag",),
+         source="Neyshabur et al. 2015 (to be checked); Tanaka et al. 2020 (SynFlow's R)",
+         definition="L1 path norm: sum over input-output paths of the product of |w|; structural edges count 1, "
+                    "biases are left out."),
+    _own("path_norm_squared", _path_norm("square"), orders=_ZEROTH, default=False, requires=("dag",),
+         source="Neyshabur et al. 2015 (to be checked)",
+         definition="Squared L2 path norm: sum over input-output paths of the product of w squared; structural edges "
+                    "count 1, biases are left out."),
     _shared("longest_path", lambda v: v.path_length(longest=True), requires=("dag",)),
     _shared("shortest_path", lambda v: v.path_length(longest=False)),
     _shared("weakly_connected_components", lambda v: len(v.components)),
