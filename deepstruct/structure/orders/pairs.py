@@ -129,16 +129,16 @@ def _summed(matrix: torch.Tensor, labels: torch.Tensor, axis: int) -> tuple[torc
 
 
 def _conv(op: Conv, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
-    a, c = _per_channel(source), _per_channel(target)
-    if a is None or c is None:
+    reading, writing = _per_channel(source), _per_channel(target)
+    if reading is None or writing is None:
         yield from _explicit(op, source, target)
         return
+    a, c = reading[0], writing[0]
     tensor = op.weight.tensor
     if tensor.is_meta:
         tensor = torch.ones(()).expand(tensor.shape)
     amount = tensor.detach().abs().to(torch.float64) * alive(tensor, op.threshold)
-    taps = op.tap_counts.to(torch.float64) * source.shape[0]
-    matrix = (amount * taps).sum(tuple(range(2, tensor.dim())))
+    matrix = (amount * _tap_counts(op, reading[1], writing[1])).sum(tuple(range(2, tensor.dim())))
     if not op.weighted:
         matrix = (matrix > 0).to(torch.float64)
     if op.groups == 1:
@@ -160,12 +160,40 @@ def _grouped(op: Conv, matrix: torch.Tensor, source: torch.Tensor, target: torch
     yield from _joined(s[keep], t[keep], amount[keep] if op.weighted else None)
 
 
-def _per_channel(labels: torch.Tensor) -> torch.Tensor | None:
-    """One label per channel (axis 1), where it is the same at every position; else None."""
+def _per_channel(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """One label per channel (axis 1), and where there are units: (batch, 1, *spatial), None for everywhere.
+
+    None where the label or the presence of a unit hangs on the position in some channels only.
+    """
     if labels.numel() == 0:
         return None
     flat = labels.transpose(0, 1).reshape(labels.shape[1], -1)
-    return flat[:, 0] if bool((flat == flat[:, :1]).all()) else None
+    label = flat.amax(1)
+    units = flat >= 0
+    if not bool(((flat == label[:, None]) | ~units).all()):
+        return None
+    units = units[label >= 0]
+    if units.numel() == 0 or bool(units.all()):
+        return label, None
+    if not bool((units == units[:1]).all()):
+        return None
+    return label, units[0].view(labels.shape[0], 1, *labels.shape[2:])
+
+
+def _tap_counts(op: Conv, reading: torch.Tensor | None, writing: torch.Tensor | None) -> torch.Tensor:
+    """Shape of the kernel, float64: how often a tap joins two units of given presence (None: everywhere)."""
+    if reading is None and writing is None:
+        return op.tap_counts.to(torch.float64) * op.source.shape[0]
+    sides = []
+    for operand, units in ((op.source, reading), (op.target, writing)):
+        shape = (operand.shape[0], 1, *operand.shape[2:])
+        sides.append(torch.ones(shape, dtype=torch.float64) if units is None else units.to(torch.float64))
+    one = torch.ones(1, 1, *op.kernel, dtype=torch.float64)
+    _, counts, _ = torch.ops.aten.convolution_backward(
+        sides[1], sides[0], one, None, op.stride, op.padding, op.dilation, op.transposed, op.output_padding, 1,
+        [False, True, False],
+    )  # fmt: skip
+    return counts.round()[0, 0]
 
 
 def _separable(op: Separable, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
