@@ -139,21 +139,31 @@ class Reader:
         return None
 
     def _expose(self, call: Call) -> None:
-        """Signals of values inside a call that are its results before a last renaming.
+        """Signals of values inside a call that only rename its inputs, or its results before a last renaming.
 
-        A view that undoes another one is recorded as the value that was there before: what transposes the
-        result of a batch-first layer back reads the value inside of it.
+        A view that was there before is recorded as the same value: what transposes the result of a batch-first
+        layer back, or its input once more, reads a value from inside of it.
         """
-        for op in reversed(self.graph.ops[call.start : call.stop]):
-            inner = next(refs(op.args), None)
-            out = op.outputs[0] if len(op.outputs) == 1 else None
-            if inner is None or out is None or inner in self.signals or op.name not in VIEWS:
-                continue
-            signal, shape = self.signals.get(out), self.graph.values[inner].shape
-            used = any(k >= call.stop for k in self.graph.users[inner]) or inner in self._outputs
-            if signal is None or not used or math.prod(shape) != math.prod(signal.shape):
-                continue
-            self.signals[inner] = signal.mapped(_undone(op, shape))
+        ops = self.graph.ops[call.start : call.stop]
+        wanted = {v for op in ops for v in op.outputs if v is not None and v not in self.signals and self._used_after(v, call)}
+        if not wanted:
+            return
+        moves = [op for op in ops if op.name in VIEWS or op.name == "alias_read"]
+        for op in moves:
+            if next(refs(op.args)) in self.signals and not any(o in self.signals for o in op.outputs):
+                self.read_op(op)
+        for op in reversed(moves):
+            inner, out = next(refs(op.args)), op.outputs[0] if len(op.outputs) == 1 else None
+            signal = self.signals.get(out) if out is not None else None
+            shape = self.graph.values[inner].shape
+            if inner in wanted and inner not in self.signals and signal is not None:
+                if math.prod(shape) == math.prod(signal.shape):
+                    self.signals[inner] = signal.mapped(_undone(op, shape))
+
+    def _used_after(self, id: int, call: Call) -> bool:
+        """Whether a value from inside a call is used after it."""
+        users = self.graph.users[id]
+        return id in self._outputs or bool(users and users[-1] >= call.stop)
 
     # -- operations
 

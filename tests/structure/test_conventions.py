@@ -601,3 +601,57 @@ def test_empty_and_disconnected_models() -> None:
     assert (dead.num_nodes, dead.num_edges, len(dead.output_nodes())) == (3, 0, 0)
     constant = build_graph(Fn(lambda x, w: w * 2, w=r(4)), r(1, 3))
     assert (constant.num_nodes, len(constant.output_nodes())) == (3, 0)
+
+
+# -- values that leave a call in another shape -------------------------------------------------------
+
+
+class Branches(nn.Module):
+    """What goes into a recurrent layer, and what comes out of it, is transposed for others too."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(4, 2)
+        self.attention = nn.MultiheadAttention(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.layer(x)[0]
+        memory, query = out.transpose(0, 1), x.transpose(0, 1)
+        return self.head(self.attention(query, memory, memory, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("layer", [nn.RNN, nn.GRU, nn.LSTM])
+def test_results_of_batch_first_layers_are_transposed_back(layer: type[nn.Module]) -> None:
+    for batch in (1, 2):
+        check_equality(Branches(layer(4, 4, batch_first=True)).eval(), r(batch, 3, 4))
+
+
+def test_a_value_that_a_rule_hides_is_an_error_that_says_so() -> None:
+    from deepstruct.errors import StructureError
+    from deepstruct.plugin.current import use_host
+    from deepstruct.plugin.host import Host
+    from deepstruct.plugin.markers import hookimpl
+    from deepstruct.structure.rules import Rule
+
+    class Inner(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = x.sin()
+            return self.kept * 2
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) + self.inner.kept.flip(1)
+
+    class Plugin:
+        @hookimpl
+        def deepstruct_rules(self) -> list[Rule]:
+            return [Rule(Inner, lambda builder, node: node.signals()[0].curved(), kind="module")]
+
+    check_equality(Outer(), r(1, 3))
+    with use_host(Host(plugins=[("whole", Plugin())], entry_points=False)):
+        with pytest.raises(StructureError, match=r"inside 'inner' is used outside"):
+            build_graph(Outer(), r(1, 3))
