@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepstruct.errors import InputError, PluginError
@@ -72,9 +73,16 @@ def analyze(
 
     chosen = _orders(orders)
     registry = get_host().registry()
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(f'settings is of type {type(settings).__name__}; pass a dict, such as {{"max_operations": 1e9}}')
     context = AnalysisContext(_budget(max_memory), dict(settings or {}))
     with reporting("analyze", progress) as tick:
         if isinstance(model, StructureGraph):
+            if example_input is not None or example_kwargs or threshold or density is not None:
+                raise InputError(
+                    "a StructureGraph is analysed as it is: an example input, threshold= and density= shape the graph "
+                    "when it is made (deepstruct.extract)"
+                )
             graphs = {model.order: model}
         else:
             graphs = _graphs(
@@ -157,6 +165,8 @@ def _graphs(
     else:
         arguments = as_arguments(() if example_input is None else example_input, example_kwargs)
 
+    _check_samples(model, arguments)
+
     def record(args: Arguments) -> Any:
         return trace(model, tuple(args[0]), example_kwargs=args[1])
 
@@ -194,6 +204,8 @@ def _order(name: str, registry: Any, prefer: Any) -> Any:
 def _orders(orders: Sequence[str] | str) -> tuple[str, ...]:
     from deepstruct.plugin.current import get_host
 
+    if not isinstance(orders, (str, list, tuple, set, frozenset)):
+        raise InputError(f"orders is of type {type(orders).__name__}; pass names of orders, such as ('zeroth', 'first')")
     chosen = tuple(dict.fromkeys((orders,) if isinstance(orders, str) else orders))
     known = [order.name for order in get_host().registry().orders]
     unknown = [order for order in chosen if order not in known]
@@ -212,9 +224,19 @@ def _settings(threshold: float, density: float | None, normalization: Any, on_un
 
 
 def _budget(max_memory: Any) -> int:
-    if not isinstance(max_memory, (int, float)) or isinstance(max_memory, bool) or max_memory <= 0:
+    if not isinstance(max_memory, Real) or isinstance(max_memory, bool) or not float(max_memory) > 0:
         raise InputError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
-    return int(max_memory)
+    return 1 << 62 if max_memory == float("inf") else int(float(max_memory))
+
+
+def _check_samples(model: nn.Module, arguments: Any) -> None:
+    from deepstruct.trace.inputs import named_tensors
+
+    for name, tensor in named_tensors(model.forward, *arguments):
+        if tensor.is_nested:
+            raise InputError(f"input {name!r} is a nested tensor: pass one sample, as a plain tensor")
+        if tensor.dim() > 0 and tensor.shape[0] == 0:
+            raise InputError(f"input {name!r} of shape {tuple(tensor.shape)} holds no sample: pass at least one")
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -80,6 +80,8 @@ def wanted_names(
                     and analyzer in (None, metric.analyzer)
                 )
             )
+    if not isinstance(metrics, Iterable):
+        raise MetricError(f'metrics is of type {type(metrics).__name__}; pass None, "all", or names of metrics')
     names = list(dict.fromkeys(metrics))
     known = dict.fromkeys(metric.name for metric in registry.metrics)
     unknown = [name for name in names if name not in known]

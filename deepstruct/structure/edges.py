@@ -48,7 +48,7 @@ def build_edge_list(graph: StructureGraph, max_memory: int | None = None) -> Edg
     if max_memory is not None and need > max_memory:
         raise CapacityError(
             f"the explicit {graph.order}-order graph of {graph.name} has {graph.num_edges:,} edges and needs about "
-            f"{need / 2**30:.1f} GiB; max_memory is {max_memory / 2**30:.1f} GiB. Raise max_memory, take a higher "
+            f"{need / 2**30:.3g} GiB; max_memory is {max_memory / 2**30:.3g} GiB. Raise max_memory, take a higher "
             "order, or use the operator analyzer, which never builds the graph."
         )
     ids = graph.node_ids()

@@ -27,8 +27,8 @@ def _check(graph: StructureGraph, library: str, max_memory: int | None) -> None:
     need = export_bytes(graph, library)
     if max_memory is not None and need > max_memory:
         raise CapacityError(
-            f"{graph.name} at {graph.order} order has {graph.num_nodes:,} nodes and {graph.num_edges:,} edges; as a "
-            f"{library} graph it needs about {need / 2**30:.1f} GiB, and max_memory is {max_memory / 2**30:.1f} GiB. "
+            f"{graph.name} at {graph.order} order has {graph.num_nodes:,} nodes and {graph.num_edges:,} edges; for "
+            f"{library} it needs about {need / 2**30:.3g} GiB, and max_memory is {max_memory / 2**30:.3g} GiB. "
             "Raise max_memory=, or take a higher order."
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from deepstruct.errors import InputError
@@ -34,10 +35,10 @@ class Settings:
 
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.threshold, (int, float)) and self.threshold >= 0 and math.isfinite(self.threshold)):
+        if not (_number(self.threshold) and self.threshold >= 0 and math.isfinite(self.threshold)):
             raise InputError(f"threshold must be a number >= 0, got {self.threshold!r}")
-        if self.density is not None and not 0 < self.density <= 1:
-            raise InputError(f"density must be in (0, 1], got {self.density!r}")
+        if self.density is not None and not (_number(self.density) and 0 < self.density <= 1):
+            raise InputError(f"density must be a number in (0, 1], got {self.density!r}")
         if self.density is not None and self.threshold:
             raise InputError("threshold and density are two ways to cut: give one of them")
         if self.normalization not in ("one_to_one", "stats"):
@@ -77,3 +78,7 @@ class Settings:
             "sample": "one sample: the batch axis is no part of the graph",
             "paths": "from sources to outputs; a unit that is both counts its trivial path",
         }
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from deepstruct.errors import MetricError
 from deepstruct.structure.operand import Operand
 
 WeightMode = Literal["pattern", "abs", "square", "signed"]
@@ -105,12 +106,17 @@ def weights_in(ref: WeightRef, mode: WeightMode, dtype: torch.dtype, threshold: 
     tensor = ref.tensor
     if mode == "pattern":
         return alive(tensor, threshold).to(dtype)
+    if tensor.is_meta:
+        raise MetricError(
+            "the model's weights have no values (they are on the meta device), and this needs their magnitudes: load "
+            "weights into the model first"
+        )
     values = tensor.detach().to(torch.float64).to(dtype)
     if mode == "abs":
         values = values.abs()
     elif mode == "square":
         values = values.square()
-    return values if threshold <= 0 else values * alive(tensor, threshold)
+    return values if threshold <= 0 else torch.where(alive(tensor, threshold), values, 0)
 
 
 def alive(tensor: torch.Tensor, threshold: float) -> torch.Tensor:

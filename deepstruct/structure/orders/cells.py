@@ -25,10 +25,11 @@ def cell_of_spaces(
         partition: module path (or prefix of one) -> cell name, the longest match wins; or a function of the
             space. Layers that it does not cover stay in the cells that `depth` gives them.
     """
-    if not isinstance(depth, int) or depth < 1:
+    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
         raise StructureError(f"depth must be an integer of at least 1, got {depth!r}")
     trace = getattr(graph.context, "trace", None)
     calls: list[Call] = [] if trace is None else trace.calls
+    _check_partition(graph, calls, partition)
     stops = _child_stops(calls)
     names: dict[tuple[int, int], str] = {}
     used: dict[str, int] = {}
@@ -82,11 +83,32 @@ def _child_stops(calls: list[Call]) -> dict[int, list[int]]:
     return {index: sorted(ends) for index, ends in stops.items()}
 
 
+def _check_partition(graph: StructureGraph, calls: list[Call], partition: Any) -> None:
+    """StructureError for what is no partition, and for module paths that the model does not have."""
+    if partition is None or callable(partition):
+        return
+    if not isinstance(partition, Mapping):
+        raise StructureError(
+            f"partition is of type {type(partition).__name__}; it must map module paths to cell names, or be a function of "
+            "the space that returns a cell name"
+        )
+    paths = {call.path for call in calls} | {space.path for space in graph.spaces} | {"input"}
+    known = {".".join(parts[:n]) for parts in (path.split(".") for path in paths) for n in range(1, len(parts) + 1)}
+    missing = [path for path in partition if path not in known]
+    if missing:
+        shown = ", ".join(sorted(known - {""})[:12])
+        raise StructureError(f"partition names {missing[0]!r}, which is no module that ran (there are {shown}, ...)")
+
+
 def _given(space: Space, partition: Any) -> str | None:
     if partition is None:
         return None
     if callable(partition):
-        return str(partition(space))
+        try:
+            return str(partition(space))
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise StructureError(f"the partition function raised {what}, given the space {space.name!r}") from error
     matches = [
         p for p in partition if space.path == p or space.path.startswith(p + ".") or (p == "input" == space.kind)
     ]

@@ -30,6 +30,8 @@ def label_pairs(op: EdgeOperator, source: torch.Tensor, target: torch.Tensor) ->
     Args:
         source, target: int64 labels in the shapes of the operands.
     """
+    if source.numel() == 0 or target.numel() == 0:
+        return
     if isinstance(op, Identity):
         kept = op.kept()
         if kept is not None:
@@ -75,13 +77,16 @@ def _matrix(op: Matmul) -> tuple[torch.Tensor | None, bool]:
     """|w| of the edges (0 elsewhere), or the 0/1 pattern of a mix; None for all-to-all without weights."""
     if op.weight is None:
         return (None if op.pattern is None else op.pattern), False
-    tensor = op.weight.tensor
-    if tensor.is_meta:
-        tensor = torch.ones(()).expand(tensor.shape)
+    tensor = _values(op.weight.tensor)
     live = alive(tensor, op.threshold)
     if not op.weighted:
         return live, False
-    return tensor.detach().abs().to(torch.float64) * live, True
+    return torch.where(live, tensor.detach().abs().to(torch.float64), 0.0), True
+
+
+def _values(tensor: torch.Tensor) -> torch.Tensor:
+    """The weights, not-a-number where they have no values (meta device): they are edges of unknown weight."""
+    return torch.full((), float("nan")).expand(tensor.shape) if tensor.is_meta else tensor
 
 
 def _kinds_of_rows(rows_in: torch.Tensor, rows_out: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
@@ -134,13 +139,13 @@ def _conv(op: Conv, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pair
         yield from _explicit(op, source, target)
         return
     a, c = reading[0], writing[0]
-    tensor = op.weight.tensor
-    if tensor.is_meta:
-        tensor = torch.ones(()).expand(tensor.shape)
-    amount = tensor.detach().abs().to(torch.float64) * alive(tensor, op.threshold)
-    matrix = (amount * _tap_counts(op, reading[1], writing[1])).sum(tuple(range(2, tensor.dim())))
+    tensor = _values(op.weight.tensor)
+    amount = torch.where(alive(tensor, op.threshold), tensor.detach().abs().to(torch.float64), 0.0)
+    times = _tap_counts(op, reading[1], writing[1])
+    # a tap that reads nothing makes no edge, not even of a weight that is infinite or not a number
+    matrix = torch.where(times > 0, amount * times, 0.0).sum(tuple(range(2, tensor.dim())))
     if not op.weighted:
-        matrix = (matrix > 0).to(torch.float64)
+        matrix = (matrix != 0).to(torch.float64)
     if op.groups == 1:
         yield from _through(matrix if op.transposed else matrix.T, a, c, 1, op.weighted)
     else:

@@ -62,7 +62,7 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
             outputs.append((name, builder.operand(signal)))
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
-    notes += _silent_layers(builder.operators)
+    notes += _valueless(builder.operators, settings) + _silent_layers(builder.operators)
     parent = fuse_sums(builder.spaces, builder.operators, is_output)
     parameters = sum(_numel(trace, id) for id in set(trace.parameters.values()))
     name = trace.calls[0].name if trace.calls else "model"
@@ -71,6 +71,16 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
         conventions=settings.conventions(), notes=[*trace.notes, *notes], unknown=reader.unknown,
         providers=dict(dispatcher.used), context=Origin(trace, settings, tuple(reader.norms)), outputs=outputs,
     )  # fmt: skip
+
+
+def _valueless(operators: list[EdgeOperator], settings: Settings) -> list[str]:
+    """A note on weights without values; InputError where values are needed to cut."""
+    names = [op.name for op in operators if op.weighted and op.weight is not None and op.weight.tensor.is_meta]
+    if not names:
+        return []
+    if settings.threshold:
+        raise InputError(f"threshold= needs weights with values; those of {names[0]!r} are on the meta device")
+    return ["weights without values (on the meta device) count as edges; what needs their magnitudes is left out"]
 
 
 def _silent_layers(operators: list[EdgeOperator]) -> list[str]:
@@ -103,7 +113,9 @@ def _with_threshold(settings: Settings, operators: list[EdgeOperator]) -> Settin
         if op.weighted and op.weight is not None:
             tensor = op.weight.tensor
             if tensor.is_meta:
-                raise InputError("density= needs weights with values; this model has none in memory")
+                raise InputError(f"density= needs weights with values; those of {op.name!r} are on the meta device")
+            if bool(tensor.isnan().any()):
+                raise InputError(f"density= ranks weights by magnitude, and some of {op.name!r} are not a number (NaN)")
             axes = tuple(sorted(zip(tensor.stride(), tensor.shape, strict=True)))
             seen[op.weight.key, tensor.storage_offset(), axes] = tensor
     if not seen:
