@@ -107,5 +107,12 @@ def lstm_layer(
     return [out, h.reshape(shape), c.reshape(shape), None]
 
 
-SAME: dict[str, Variant] = {"mkldnn_rnn_layer": lstm_layer}
+def grouped_mm(x: torch.Tensor, matrices: torch.Tensor, ends: torch.Tensor, *rest: Any, **named: Any) -> Results:
+    """Rows of x, sorted by group, times the matrix of each group."""
+    starts = [0, *ends.tolist()]
+    parts = [x[a:z] @ m for a, z, m in zip(starts, starts[1:], matrices, strict=False)]
+    return [torch.cat([*parts, x.new_zeros(len(x) - starts[-1], matrices.shape[-1])])]
+
+
+SAME: dict[str, Variant] = {"mkldnn_rnn_layer": lstm_layer, "_grouped_mm": grouped_mm}
 """The same operation in a form that can be differentiated in double precision."""

@@ -114,6 +114,8 @@ def _same_graph(check: str, one: EdgeList, other: EdgeList, *, weights: bool = T
     for key in ("source", "target", "inputs", "outputs"):
         if not np.array_equal(getattr(one, key), getattr(other, key)):
             raise OracleError(f"{check}: the two graphs differ in {key}")
+    if int(np.isnan(one.weight).sum()) != int(np.isnan(other.weight).sum()):
+        raise OracleError(f"{check}: edges run through weights in one graph and not in the other")
     if weights and not np.array_equal(np.sort(one.weight), np.sort(other.weight), equal_nan=True):
         raise OracleError(f"{check}: the two graphs differ in their weights")
 

@@ -47,6 +47,8 @@ def _element(tensors: Sequence[tuple[str, tuple[int, ...]]], position: int) -> s
     for name, shape in tensors:
         size = math.prod(shape)
         if position < size:
+            if not shape:
+                return name
             index = []
             for n in reversed(shape):
                 index.append(position % n)

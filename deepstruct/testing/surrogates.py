@@ -166,7 +166,9 @@ def max_pool(
     ones = torch.ones(c, 1, *kernel, dtype=x.dtype)
     conv = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
     y = conv(F.pad(flat, margins), ones, None, stride, 0, dilation, c)
-    y = y[(..., *(slice(0, n) for n in shape[len(shape) - rank :]))].log()
+    for axis in range(-rank, 0):
+        y = y.narrow(axis, 0, shape[axis])
+    y = y.log()
     return [y.reshape(shape), *here.fixed[1:]]
 
 

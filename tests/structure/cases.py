@@ -103,6 +103,8 @@ fn("addmm broadcast start", lambda x, z, w: torch.addmm(z, x, w), r(2, 3), r(4),
 fn("addmv", lambda x, z, w: torch.addmv(z, w, x), r(3), r(4), weights={"w": r(4, 3)})
 fn("addr", lambda x, y, z: torch.addr(z, x, y), r(2), r(3), r(2, 3))
 fn("outer", lambda x, y: torch.outer(x, y), r(2), r(3))
+fn("grouped products", lambda x, w: torch.nn.functional.grouped_mm(x, w, offs=torch.tensor([2, 2, 5], dtype=torch.int32)),
+   r(5, 8), weights={"w": r(3, 8, 8)})  # fmt: skip
 fn("einsum mix", lambda x, y: torch.einsum("bic,bjc->bij", x, y), r(1, 3, 2), r(1, 4, 2))
 fn("einsum stored", lambda x, w: torch.einsum("bhi,hio->bho", x, w), r(1, 2, 3), weights={"w": r(2, 3, 4)})
 fn("einsum three", lambda x, y, w: torch.einsum("bi,bj,ijk->bk", x, y, w), r(1, 2), r(1, 3), weights={"w": r(2, 3, 2)})

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, Sparse, WeightMode, WeightRef
+from deepstruct.structure.operators import (
+    Conv,
+    EdgeOperator,
+    Identity,
+    Matmul,
+    Separable,
+    Sparse,
+    WeightMode,
+    WeightRef,
+)
 
 MODES: tuple[WeightMode, ...] = ("pattern", "abs", "square", "signed")
 

@@ -64,7 +64,7 @@ def distances(b: Builder, node: Node) -> Signal:
         lead = (*shape[:-2], *arg.shape[-2:])
         signal = arg.signal
         if signal is not None:
-            signal = signal.mapped(lambda t, lead=lead: t.expand(lead))  # type: ignore[misc]
+            signal = signal.mapped(lambda t, lead=lead: t.expand(lead))
             signal = signal.mapped(lambda t: t.transpose(-1, -2)) if turn else signal
         points.append(signal)
     return b.mix(points[0], points[1], (None, None), shape).curved()

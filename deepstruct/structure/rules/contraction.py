@@ -45,8 +45,11 @@ def addmm(b: Builder, node: Node) -> Signal:
 
 def _inner(b: Builder, name: str, left: Arg, right: Arg, shape: tuple[int, ...], bias: bool) -> Signal:
     if name == "addr":  # an outer product
-        sides = [a.signal.mapped(lambda t, d=d: t.unsqueeze(d).expand(shape)) for d, a in ((1, left), (0, right))
-                 if a.signal is not None]  # fmt: skip
+        sides = []
+        if left.signal is not None:
+            sides.append(left.signal.mapped(lambda t: t.unsqueeze(1).expand(shape)))
+        if right.signal is not None:
+            sides.append(right.signal.mapped(lambda t: t.unsqueeze(0).expand(shape)))
         return sides[0] if len(sides) == 1 else b.merge(sides, product=True)
     if name == "addbmm":  # a sum of products
         many = product(b, left, right, (left.shape[0], *shape))
@@ -77,6 +80,27 @@ def _same_numbers(node: Node, left: Arg, right: Arg) -> None:
             f"{node.name} multiplies {kinds}, which fails when the model runs: pass an input "
             "of the dtype of the weights (example_input.to(dtype)), or convert the model"
         )
+
+
+@rules.op("_grouped_mm")
+def grouped(b: Builder, node: Node) -> Signal:
+    """Rows sorted by expert, each group times the matrix of its own: which row goes where is control."""
+    x, weight, ends = node.arg(0, "self"), node.arg(1, "mat2"), node.arg(2, "offs")
+    if x.signal is None or weight.signal is not None or ends is None or (len(x.shape), len(weight.shape)) != (2, 3):
+        return NotImplemented
+    rows, width = shape = _shape(node)
+    ref, space = weight.weight(), b.space(shape, "contraction", additive=True)
+    parts, start = [], 0
+    for expert, end in enumerate(ends.tensor().tolist()):
+        if end > start:
+            here = x.signal.mapped(lambda t, a=start, z=end: t[a:z])  # type: ignore[misc]
+            into = b.region(space, start * width, (end - start, width))
+            parts.append(b.matmul(here, ref._replace(tensor=ref.tensor[expert]), into=into))
+        start = max(start, end)
+    if start < rows:  # rows of no group
+        parts.append(Signal(torch.full((rows - start, width), ZERO)))
+        b.region(space, start * width, (rows - start, width))
+    return b.reindex(lambda *t: torch.cat(t), parts)[0]
 
 
 def product(b: Builder, left: Arg, right: Arg, shape: tuple[int, ...], *, bias: bool = False) -> Signal:

@@ -52,7 +52,9 @@ def _coefficients(node: Node, image: Arg, grid: Arg) -> torch.Tensor:
 def affine_grid(b: Builder, node: Node) -> Signal:
     """A grid from affine matrices: each coordinate is a product of one row with a fixed point."""
     theta = node.arg(0, "theta")
-    assert node.op is not None and node.out[0] is not None and theta.signal is not None
+    assert node.op is not None
+    assert node.out[0] is not None
+    assert theta.signal is not None
     shape = node.out[0].shape
     n, rows, columns = theta.shape
     points = []

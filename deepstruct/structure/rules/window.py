@@ -37,7 +37,7 @@ def pool(b: Builder, node: Node) -> list[Signal | None]:
     average = node.name.startswith("avg")
     rank = int(node.name[node.name.index("pool") + 4])
     kernel = _full(node.arg(1, "kernel_size"), rank)
-    stride = _full(node.arg(2, "stride", []) or kernel, rank)
+    stride = _full(node.arg(2, "stride", []) or list(kernel), rank)
     padding = _full(node.arg(3, "padding", 0), rank)
     dilation = (1,) * rank if average else _full(node.arg(4, "dilation", 1), rank)
     out = _shape(node)
