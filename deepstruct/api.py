@@ -74,7 +74,8 @@ def analyze(
     chosen = _orders(orders)
     registry = get_host().registry()
     if settings is not None and not isinstance(settings, Mapping):
-        raise InputError(f'settings is of type {type(settings).__name__}; pass a dict, such as {{"max_operations": 1e9}}')
+        kind = type(settings).__name__
+        raise InputError(f'settings is of type {kind}; pass a dict, such as {{"max_operations": 1e9}}')
     context = AnalysisContext(_budget(max_memory), dict(settings or {}))
     with reporting("analyze", progress) as tick:
         if isinstance(model, StructureGraph):
@@ -205,7 +206,8 @@ def _orders(orders: Sequence[str] | str) -> tuple[str, ...]:
     from deepstruct.plugin.current import get_host
 
     if not isinstance(orders, (str, list, tuple, set, frozenset)):
-        raise InputError(f"orders is of type {type(orders).__name__}; pass names of orders, such as ('zeroth', 'first')")
+        kind = type(orders).__name__
+        raise InputError(f"orders is of type {kind}; pass names of orders, such as ('zeroth', 'first')")
     chosen = tuple(dict.fromkeys((orders,) if isinstance(orders, str) else orders))
     known = [order.name for order in get_host().registry().orders]
     unknown = [order for order in chosen if order not in known]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ..errors import InputError, TraceError
+from ..errors import DeepstructError, InputError, ModelStateError, TraceError
 from .calls import FunctionRecorder, module_calls
 from .callstack import CallStack
 from .environment import fake_mode_for, plain_kernels, weightless
@@ -207,7 +207,7 @@ class _Attempt:
             elif leaf is not None and not isinstance(leaf, Ref):
                 self.graph.notes.append(f"{name} is {reprlib.repr(leaf)}, no tensor: no output of the graph")
 
-    def _explained(self, error: Exception) -> TraceError:
+    def _explained(self, error: Exception) -> DeepstructError:
         if self.failed_at is None:
             where = "before the model was called"
         else:
@@ -222,9 +222,19 @@ class _Attempt:
             for name, t in named_tensors(self.model.forward, self.args, self.kwargs)
         )
         message = str(error).strip() or "(no message)"
+        if isinstance(error, ValueError) and self._failed_in_batch_norm():
+            return ModelStateError(
+                f"batch norm {where} is in training mode: it couples the samples of a batch, and fails on one sample "
+                f"({message}). Call model.eval() first."
+            )
         return TraceError(
-            f"the model raised {type(error).__name__} {where}, given {shapes or 'no tensors'}: {message}"
+            f"the model raised {type(error).__name__} {where}, given {shapes or 'no tensors'}: {message} (The model "
+            "has to run on its example input: try model(example_input).)"
         )
+
+    def _failed_in_batch_norm(self) -> bool:
+        module = dict(self.model.named_modules()).get(self.failed_at or "")
+        return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
 
 
 def _plain(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

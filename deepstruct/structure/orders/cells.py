@@ -89,8 +89,8 @@ def _check_partition(graph: StructureGraph, calls: list[Call], partition: Any) -
         return
     if not isinstance(partition, Mapping):
         raise StructureError(
-            f"partition is of type {type(partition).__name__}; it must map module paths to cell names, or be a function of "
-            "the space that returns a cell name"
+            f"partition is of type {type(partition).__name__}; it must map module paths to cell names, or be a "
+            "function of the space that returns a cell name"
         )
     paths = {call.path for call in calls} | {space.path for space in graph.spaces} | {"input"}
     known = {".".join(parts[:n]) for parts in (path.split(".") for path in paths) for n in range(1, len(parts) + 1)}
