@@ -218,9 +218,8 @@ class Builder:
             flat = signal.mapped(lambda t: t.reshape(1, -1))
             source = self.operand(flat)
             valid = source.valid()
-            if valid is not None:
-                if not bool(valid.any()):
-                    continue
+            if valid is not None and not bool(valid.any()):
+                continue
             any_unit = True
             self.add(Matmul(source, target))
         live = None if any_unit else torch.zeros(space.shape, dtype=torch.bool)

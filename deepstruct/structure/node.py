@@ -97,13 +97,15 @@ class Values:
         parameters = frozenset(i for i in leaves if self.graph.values[i].kind == "parameter")
         if not self.known(id):
             value = self.graph.values[id]
-            return WeightRef(("meta", parameters, value.shape), torch.empty(value.shape, device="meta"), bool(parameters))
+            unknown = torch.empty(value.shape, device="meta")
+            return WeightRef(("meta", parameters, value.shape), unknown, bool(parameters))
         tensor = self.get(id)
         for leaf in parameters:
             data = self.graph.values[leaf].data
             if data is not None and data.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
                 return WeightRef(("parameter", leaf), tensor)
-        return WeightRef(("computed", parameters or leaves, tuple(tensor.shape), tensor.stride()), tensor, bool(parameters))
+        key = ("computed", parameters or leaves, tuple(tensor.shape), tensor.stride())
+        return WeightRef(key, tensor, bool(parameters))
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,8 @@ class Reader:
         layer back, or its input once more, reads a value from inside of it.
         """
         ops = self.graph.ops[call.start : call.stop]
-        wanted = {v for op in ops for v in op.outputs if v is not None and v not in self.signals and self._used_after(v, call)}
+        made = [v for op in ops for v in op.outputs if v is not None and v not in self.signals]
+        wanted = {v for v in made if self._used_after(v, call)}
         if not wanted:
             return
         moves = [op for op in ops if op.name in VIEWS or op.name == "alias_read"]
@@ -156,9 +157,9 @@ class Reader:
             inner, out = next(refs(op.args)), op.outputs[0] if len(op.outputs) == 1 else None
             signal = self.signals.get(out) if out is not None else None
             shape = self.graph.values[inner].shape
-            if inner in wanted and inner not in self.signals and signal is not None:
-                if math.prod(shape) == math.prod(signal.shape):
-                    self.signals[inner] = signal.mapped(_undone(op, shape))
+            missing = inner in wanted and inner not in self.signals
+            if missing and signal is not None and math.prod(shape) == math.prod(signal.shape):
+                self.signals[inner] = signal.mapped(_undone(op, shape))
 
     def _used_after(self, id: int, call: Call) -> bool:
         """Whether a value from inside a call is used after it."""
@@ -278,7 +279,8 @@ def _undone(op: Op, shape: tuple[int, ...]) -> Callable[[torch.Tensor], torch.Te
     numbers = torch.arange(math.prod(shape)).view(shape)
     moved = execute(op, [numbers, *op.args[1:]], op.kwargs)[0]
     assert moved is not None
-    order = sorted(range(moved.dim()), key=lambda d: -moved.stride(d))
+    strides = list(moved.stride())
+    order = sorted(range(moved.dim()), key=lambda d: -strides[d])
     straight = moved.permute(order)
     if straight.is_contiguous():  # axes in another order: the inverse is a view as well
         return lambda t: t.permute(order).reshape(shape)

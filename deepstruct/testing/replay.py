@@ -68,7 +68,8 @@ class Replay:
         """(outputs, sources) as tensors of one autograd graph; `inputs` replaces recorded inputs by value id."""
         known: dict[int, torch.Tensor] = {}
         for id in self.record.inputs:
-            known[id] = self._cast(inputs[id] if inputs and id in inputs else leaf_data(self.record.values[id]).detach())
+            given = inputs[id] if inputs and id in inputs else leaf_data(self.record.values[id]).detach()
+            known[id] = self._cast(given)
             if id in self.sources:
                 known[id] = known[id].clone().requires_grad_()
         left = self._uses()

@@ -102,7 +102,8 @@ def _gradient(output: torch.Tensor, element: int, sources: list[torch.Tensor]) -
     """Boolean per source element: whether the derivative of one output element is not zero."""
     if not output.requires_grad:
         return torch.zeros(sum(s.numel() for s in sources), dtype=torch.bool)
-    value = torch.view_as_real(output).reshape(-1, 2)[element].sum() if output.is_complex() else output.reshape(-1)[element]
+    flat = torch.view_as_real(output).reshape(-1, 2).sum(1) if output.is_complex() else output.reshape(-1)
+    value = flat[element]
     grads = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
     flat = torch.cat([
         torch.zeros(s.numel(), dtype=torch.float64) if g is None else g.detach().abs().reshape(-1).to(torch.float64)

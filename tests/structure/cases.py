@@ -136,7 +136,9 @@ case("conv2d asymmetric", lambda: nn.Conv2d(1, 2, (1, 3), stride=(1, 2), padding
 case("conv2d unbatched", lambda: nn.Conv2d(2, 2, 3), r(2, 4, 4))
 case("conv2d depthwise multiplier", lambda: nn.Conv2d(2, 4, 3, groups=2), r(1, 2, 4, 4))
 case("conv2d batch of two", lambda: nn.Conv2d(1, 2, 2), r(2, 1, 3, 3))
-case("convs in a row", lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 1, 3)), r(1, 1, 5, 5))
+case(
+    "convs in a row", lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 1, 3)), r(1, 1, 5, 5)
+)
 fn("_convolution op", lambda x, w: aten._convolution.default(
     x, w, None, [1], [1], [1], False, [0], 1, False, False, True, True), r(1, 2, 5), weights={"w": r(2, 2, 3)})  # fmt: skip
 
@@ -291,7 +293,13 @@ fn("swiglu", lambda x, w: F.silu(x @ w[:, :4]) * (x @ w[:, 4:]), r(1, 3), weight
 fn("geglu", lambda x: (lambda a, b: a * F.gelu(b))(*x.chunk(2, -1)), r(1, 2, 6))
 fn("addcmul", lambda x, y, z: torch.addcmul(x, y, z), r(1, 3), r(1, 3, seed=1), r(1, 3, seed=2))
 fn("addcdiv", lambda x, y, z: torch.addcdiv(x, y, z), r(1, 3), r(1, 3, seed=1), r(1, 3, seed=2))
-fn("addcmul with a stored factor", lambda x, y, w: torch.addcmul(x, y, w), r(1, 3), r(1, 3, seed=1), weights={"w": r(3)})
+fn(
+    "addcmul with a stored factor",
+    lambda x, y, w: torch.addcmul(x, y, w),
+    r(1, 3),
+    r(1, 3, seed=1),
+    weights={"w": r(3)},
+)
 fn("addcmul from a constant", lambda y, z, w: torch.addcmul(w, y, z), r(1, 3), r(1, 3, seed=2), weights={"w": r(3)})
 fn("lerp", lambda x, y: torch.lerp(x, y, 0.3), r(1, 3), r(1, 3, seed=1))
 fn("lerp by an activation", lambda x, y, z: torch.lerp(x, y, z), r(1, 3), r(1, 3, seed=1), r(1, 3, seed=2))
@@ -346,8 +354,9 @@ fn("tril triu", lambda x: x.tril() @ x.triu(1), r(3, 3))
 fn("slice_scatter", lambda x, y: torch.slice_scatter(x, y, 1, 1, 3), r(1, 4), r(1, 2))
 fn("select_scatter", lambda x, y: torch.select_scatter(x, y, 1, 2), r(1, 4), r(1))
 fn("diagonal_scatter", lambda x, y: torch.diagonal_scatter(x, y), r(3, 3), r(3))
-fn("as_strided_scatter", lambda x, y: torch.as_strided_scatter(x, y, (2, 2), (1, 2)), r(2, 4), r(2, 2),
-   replay=False)  # its derivative in PyTorch is wrong: see test_rules.py
+fn(
+    "as_strided_scatter", lambda x, y: torch.as_strided_scatter(x, y, (2, 2), (1, 2)), r(2, 4), r(2, 2), replay=False
+)  # its derivative in PyTorch is wrong: see test_rules.py
 fn("index", lambda x: x[:, torch.tensor([2, 0])], r(1, 4, 2))
 fn("index by two", lambda x: x[:, torch.tensor([2, 0]), torch.tensor([0, 1])], r(1, 4, 2))
 fn("index by mask", lambda x: x[:, torch.tensor([True, False, True])], r(1, 3, 2))
@@ -382,9 +391,18 @@ fn("diag_embed", lambda x, y: torch.diag_embed(x) @ y, r(1, 3), r(1, 3, 2))
 fn("masked_select", lambda x: x.masked_select(torch.tensor([True, False, True])), r(1, 3))
 fn("masked_scatter", lambda x, y: x.masked_scatter(torch.tensor([[True, False, True]]), y), r(1, 3), r(1, 2))
 case("nearest upsampling", lambda: nn.Upsample(scale_factor=2), r(1, 1, 2, 3))
-fn("nearest upsampling 1d 3d", lambda x, y: (F.interpolate(x, 5), F.interpolate(y, (3, 2, 2))), r(1, 2, 3), r(1, 1, 2, 2, 2))
+fn(
+    "nearest upsampling 1d 3d",
+    lambda x, y: (F.interpolate(x, 5), F.interpolate(y, (3, 2, 2))),
+    r(1, 2, 3),
+    r(1, 1, 2, 2, 2),
+)
 for dims, shape, size in ((1, (3,), (5,)), (2, (2, 3), (5, 4)), (3, (2, 2, 2), (3, 3, 2))):
-    fn(f"nearest-exact upsampling {dims}d", lambda x, s=size: F.interpolate(x, s, mode="nearest-exact"), r(1, 1, *shape))
+    fn(
+        f"nearest-exact upsampling {dims}d",
+        lambda x, s=size: F.interpolate(x, s, mode="nearest-exact"),
+        r(1, 1, *shape),
+    )
 case("nearest upsampling and convolution", lambda: nn.Sequential(
     nn.Upsample(scale_factor=2), nn.Conv2d(1, 1, 3, padding=1)), r(1, 1, 3, 3))  # fmt: skip
 fn("linear upsampling", lambda x: F.interpolate(x, 5, mode="linear"), r(1, 2, 3))
@@ -435,7 +453,11 @@ fn("conjugate in a product", lambda x: (lambda z: torch.view_as_real(z * z.roll(
    r(1, 3, 2))  # fmt: skip
 fn("conj_physical", lambda x: torch.view_as_real(torch.conj_physical(torch.view_as_complex(x)) ** 2), r(1, 3, 2))
 fn("conjugate view of what is written later", _conjugates, r(1, 3, 2))
-fn("_conj_physical op", lambda x: torch.view_as_real(aten._conj_physical.default(torch.view_as_complex(x)) ** 2), r(1, 3, 2))
+fn(
+    "_conj_physical op",
+    lambda x: torch.view_as_real(aten._conj_physical.default(torch.view_as_complex(x)) ** 2),
+    r(1, 3, 2),
+)
 fn("imaginary part of a conjugate", lambda x: (torch.view_as_complex(x) ** 2).conj().imag, r(1, 3, 2))
 fn("rfft and back", lambda x: torch.fft.irfft(torch.fft.rfft(x)[..., :2], n=4), r(1, 4))
 fn("rfft", lambda x: torch.view_as_real(torch.fft.rfft(x)) ** 2, r(1, 2, 5), equal=False, why="imaginary parts of 0")
@@ -444,7 +466,12 @@ fn("fft over length 1", lambda x: torch.fft.fft(x).real, r(3, 1))
 
 fn("index_put impl", lambda x, y: aten._index_put_impl.default(x, [None, torch.tensor([2, 0])], y), r(1, 4), r(1, 2))
 fn("_unsafe_index op", lambda x: aten._unsafe_index.Tensor(x, [None, torch.tensor([2, 0])]), r(1, 4))
-fn("_unsafe_index_put op", lambda x, y: aten._unsafe_index_put.default(x, [None, torch.tensor([2, 0])], y), r(1, 4), r(1, 2))
+fn(
+    "_unsafe_index_put op",
+    lambda x, y: aten._unsafe_index_put.default(x, [None, torch.tensor([2, 0])], y),
+    r(1, 4),
+    r(1, 2),
+)
 fn("alias_copy op", lambda x: x * aten.alias_copy.default(x).roll(1, 1), r(1, 4))
 fn("view_copy op", lambda x: aten.view_copy.default(x, [2, 2]), r(1, 4))
 fn("_reshape_alias op", lambda x: aten._reshape_alias.default(x, [2, 2], [2, 1]), r(1, 4))
@@ -459,7 +486,11 @@ fn("random tensors", lambda x: x + torch.rand_like(x) * torch.randn_like(x) + to
 fn("random writes", lambda x: x + x.new_empty(1, 3).uniform_() + x.clone().normal_() + x.clone().uniform_() + x.new_empty_strided(
     (1, 3), (3, 1)).bernoulli_(0.5), r(1, 3))  # fmt: skip
 fn("bernoulli of probabilities", lambda x: x.sigmoid().bernoulli() * x, r(1, 3))
-fn("zeroed and filled", lambda x: torch.cat([x.clone().zero_(), x.clone().fill_(2.0), x.new_full((1, 2), 3.0), x], 1), r(1, 3))
+fn(
+    "zeroed and filled",
+    lambda x: torch.cat([x.clone().zero_(), x.clone().fill_(2.0), x.new_full((1, 2), 3.0), x], 1),
+    r(1, 3),
+)
 fn("grid_sample fixed", lambda x: F.grid_sample(x, GRID, align_corners=False), r(1, 2, 3, 3))
 fn("grid_sample by the data", lambda x, g: F.grid_sample(x, g.tanh(), align_corners=False), r(1, 2, 3, 3), r(1, 2, 2, 2),
    equal=False, why="which pixels a point reads hangs on the data")  # fmt: skip
@@ -478,7 +509,12 @@ fn("log-determinant", lambda x: torch.linalg.slogdet(x)[1], SQUARE)
 fn("solve", lambda x, y: torch.linalg.solve(x, y), SQUARE, r(1, 3, 2), equal=False, why="a column reads its own column")
 fn("solve triangular", lambda x, y: torch.linalg.solve_triangular(x, y, upper=False), SQUARE, r(1, 3, 2), **CANCELS)
 fn("cholesky", lambda x: torch.linalg.cholesky(x @ x.mT), SQUARE, **CANCELS)
-fn("cholesky ops", lambda x: (torch.cholesky_inverse(torch.linalg.cholesky(x @ x.mT)), torch.cholesky_solve(x, x)), SQUARE, **CANCELS)
+fn(
+    "cholesky ops",
+    lambda x: (torch.cholesky_inverse(torch.linalg.cholesky(x @ x.mT)), torch.cholesky_solve(x, x)),
+    SQUARE,
+    **CANCELS,
+)
 fn("qr", lambda x: torch.linalg.qr(x), SQUARE, **CANCELS)
 fn("singular values", lambda x: torch.linalg.svdvals(x), SQUARE)
 fn("eigenvalues", lambda x: torch.linalg.eigvalsh(x + x.mT), SQUARE)
@@ -495,15 +531,24 @@ fn("binary cross-entropy", lambda x, y: F.binary_cross_entropy(x.sigmoid(), y.si
 fn("binary cross-entropy of logits", lambda x: F.binary_cross_entropy_with_logits(x, torch.ones(1, 3)), r(1, 3))
 fn("cross-entropy", lambda x: F.cross_entropy(x, torch.tensor([2, -100]), reduction="sum"), r(2, 4),
    equal=False, why="a loss reads the log-probabilities, of which a softmax is one to one")  # fmt: skip
-fn("nll loss", lambda x: (F.nll_loss(x, torch.tensor([2, -100])), F.nll_loss(x, torch.tensor([1, 0]), reduction="none")), r(2, 4))
+fn(
+    "nll loss",
+    lambda x: (F.nll_loss(x, torch.tensor([2, -100])), F.nll_loss(x, torch.tensor([1, 0]), reduction="none")),
+    r(2, 4),
+)
 fn("nll loss 2d", lambda x: F.nll_loss(x, torch.tensor([[[2, 0], [1, 1]]])), r(1, 3, 2, 2))
 
 # -- lookups and attention -----------------------------------------------------------------------------
 
 case("embedding", lambda: nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 2)), torch.tensor([[1, 4, 4]]))
 case("embedding bag", lambda: nn.EmbeddingBag(7, 3, mode="mean"), torch.tensor([[1, 4, 2], [3, 3, 0]]), replay=False)
-case("embedding bag offsets", lambda: nn.EmbeddingBag(7, 3, mode="sum"), torch.tensor([1, 4, 2, 3]), torch.tensor([0, 3]),
-     replay=False)
+case(
+    "embedding bag offsets",
+    lambda: nn.EmbeddingBag(7, 3, mode="sum"),
+    torch.tensor([1, 4, 2, 3]),
+    torch.tensor([0, 3]),
+    replay=False,
+)
 case("embedding bag max", lambda: nn.EmbeddingBag(7, 3, mode="max"), torch.tensor([[1, 4, 2]]), replay=False)
 fn("_embedding_bag_forward_only op", lambda i, o, w: aten._embedding_bag_forward_only.default(w, i, o, False, 0)[0],
    torch.tensor([1, 4, 2, 3]), torch.tensor([0, 3]), weights={"w": r(5, 2)}, replay=False)  # fmt: skip
@@ -527,7 +572,13 @@ fn("attention bool mask", lambda q, k, v: attend(q, k, v, attn_mask=BOOL), Q, K,
 fn("attention float mask", lambda q, k, v: attend(
     q, k, v, attn_mask=torch.zeros(3, 5).masked_fill(~BOOL, float("-inf"))), Q, K, V)  # fmt: skip
 fn("attention bias", lambda q, k, v, w: attend(q, k, v, attn_mask=w), Q, K, V, weights={"w": r(2, 3, 5)})
-fn("attention grouped queries", lambda q, k, v: attend(q, k, v, enable_gqa=True), r(1, 4, 3, 2), r(1, 2, 3, 2), r(1, 2, 3, 2, seed=1))
+fn(
+    "attention grouped queries",
+    lambda q, k, v: attend(q, k, v, enable_gqa=True),
+    r(1, 4, 3, 2),
+    r(1, 2, 3, 2),
+    r(1, 2, 3, 2, seed=1),
+)
 fn("attention scale", lambda q, k, v: attend(q, k, v, scale=0.3), Q, K, V)
 fn("attention of x with itself", lambda x: attend(x, x, x), S[0])
 fn("attention learned queries", lambda k, v, w: attend(w, k, v), K, V, weights={"w": r(1, 2, 3, 4)})
@@ -569,7 +620,9 @@ case("transformer encoder", lambda: nn.TransformerEncoder(
 case("transformer encoder norm first", lambda: nn.TransformerEncoderLayer(
     4, 2, 6, batch_first=True, norm_first=True, activation="gelu").eval(), r(1, 3, 4))  # fmt: skip
 case("transformer encoder, time first", lambda: nn.TransformerEncoderLayer(4, 2, 6).eval(), r(3, 1, 4))
-case("transformer decoder", lambda: nn.TransformerDecoderLayer(4, 2, 6, batch_first=True).eval(), r(1, 2, 4), r(1, 3, 4))
+case(
+    "transformer decoder", lambda: nn.TransformerDecoderLayer(4, 2, 6, batch_first=True).eval(), r(1, 2, 4), r(1, 3, 4)
+)
 
 
 class Seq2Seq(nn.Module):

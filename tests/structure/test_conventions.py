@@ -494,7 +494,12 @@ def test_an_output_is_never_part_of_a_sum() -> None:
 
 
 def test_operands_with_equal_maps_are_one() -> None:
-    for function in (lambda x: x * x.sigmoid(), lambda x: x + x, lambda x: torch.where(x > 0, x, 0.1 * x), lambda x: x / x.exp()):
+    for function in (
+        lambda x: x * x.sigmoid(),
+        lambda x: x + x,
+        lambda x: torch.where(x > 0, x, 0.1 * x),
+        lambda x: x / x.exp(),
+    ):
         graph = build_graph(Fn(function), r(1, 3))
         assert (graph.num_nodes, graph.num_edges) == (3, 0)
         assert len(graph.output_nodes()) == 3
@@ -556,7 +561,9 @@ def test_fixed_filters_make_structural_edges() -> None:
 
 def test_in_place_is_the_same() -> None:
     def net(inplace: bool) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace), nn.Conv2d(2, 2, 2), nn.Hardswish(inplace), nn.LeakyReLU(0.1, inplace))
+        return nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.ReLU(inplace), nn.Conv2d(2, 2, 2), nn.Hardswish(inplace), nn.LeakyReLU(0.1, inplace)
+        )
 
     same(build_graph(net(True), r(1, 1, 5, 5)), build_graph(net(False), r(1, 1, 5, 5)))
     inside = build_graph(Fn(lambda x: x.clone().mul_(2).add_(x.flip(1)).abs_()), r(1, 4))

@@ -48,9 +48,7 @@ def conv(
 ) -> Conv:  # fmt: skip
     rank = len(shape)
     c_in, c_out = channels
-    weight = stored(
-        (c_in, c_out // groups, *kernel) if transposed else (c_out, c_in // groups, *kernel), zeros=zeros
-    )
+    weight = stored((c_in, c_out // groups, *kernel) if transposed else (c_out, c_in // groups, *kernel), zeros=zeros)
     one = (stride,) * rank, (padding,) * rank, (dilation,) * rank
     x = torch.zeros(batch, c_in, *shape, dtype=torch.float64)
     y = torch.ops.aten.convolution(x, weight.tensor, None, *one, transposed, (output_padding,) * rank, groups)
@@ -76,9 +74,15 @@ for rank, shape in ((1, (6,)), (2, (5, 4)), (3, (3, 4, 3))):
         label = f"conv{rank}d" + (" pruned" if zeros else "")
         add(label, lambda s=shape, r=rank, z=zeros: conv(s, (2, 3), (3,) * r, padding=1, zeros=z))
         add(f"{label} stride", lambda s=shape, r=rank, z=zeros: conv(s, (2, 2), (2,) * r, stride=2, zeros=z))
-        add(f"{label} dilation", lambda s=shape, r=rank, z=zeros: conv(s, (1, 2), (2,) * r, dilation=2, padding=1, zeros=z))
+        add(
+            f"{label} dilation",
+            lambda s=shape, r=rank, z=zeros: conv(s, (1, 2), (2,) * r, dilation=2, padding=1, zeros=z),
+        )
         add(f"{label} groups", lambda s=shape, r=rank, z=zeros: conv(s, (4, 2), (2,) * r, groups=2, zeros=z))
-        add(f"{label} depthwise", lambda s=shape, r=rank, z=zeros: conv(s, (2, 4), (3,) * r, groups=2, padding=1, zeros=z))
+        add(
+            f"{label} depthwise",
+            lambda s=shape, r=rank, z=zeros: conv(s, (2, 4), (3,) * r, groups=2, padding=1, zeros=z),
+        )
         add(f"{label} transposed", lambda s=shape, r=rank, z=zeros: conv(
             s, (2, 3), (3,) * r, stride=2, padding=1, output_padding=1, transposed=True, zeros=z))  # fmt: skip
         add(f"{label} transposed groups", lambda s=shape, r=rank, z=zeros: conv(
@@ -99,7 +103,9 @@ for zeros in (0.0, 0.5):
 add("matmul threshold", lambda: Matmul(plain((3, 4)), plain((3, 5), 12), stored((4, 5)), threshold=0.7))
 add("matmul fixed numbers", lambda: Matmul(
     plain((3, 4)), plain((3, 5), 12), stored((4, 5), zeros=0.5)._replace(learned=False)))  # fmt: skip
-add("matmul bfloat16", lambda: Matmul(plain((3, 4)), plain((3, 5), 12), stored((4, 5), zeros=0.3, dtype=torch.bfloat16)))
+add(
+    "matmul bfloat16", lambda: Matmul(plain((3, 4)), plain((3, 5), 12), stored((4, 5), zeros=0.3, dtype=torch.bfloat16))
+)
 add("mix", lambda: Matmul(plain((2, 3, 4)), plain((2, 3, 5), 24)))
 add("mix with a pattern", lambda: Matmul(
     plain((2, 3, 4)), plain((2, 3, 5), 24), pattern=torch.rand(2, 4, 5, generator=generator(3)) < 0.6))  # fmt: skip
@@ -111,7 +117,10 @@ add("separable", lambda: Separable(
     [None, torch.rand(3, 4, generator=generator(1)) < 0.5, torch.rand(2, 5, generator=generator(2)) < 0.5]))  # fmt: skip
 add("separable reduction", lambda: Separable(
     plain((2, 4)), plain((1, 4), 8), [torch.ones(1, 2, dtype=torch.bool), None]))  # fmt: skip
-add("separable scan", lambda: Separable(plain((2, 4)), plain((2, 4), 8), [None, torch.ones(4, 4, dtype=torch.bool).tril()]))
+add(
+    "separable scan",
+    lambda: Separable(plain((2, 4)), plain((2, 4), 8), [None, torch.ones(4, 4, dtype=torch.bool).tril()]),
+)
 add("identity", lambda: Identity(plain((2, 3)), plain((2, 3), 6)))
 add("identity, partly fused", lambda: fused(torch.tensor([[True, False, True], [False, False, True]])))
 add("identity, all fused", lambda: fused(True))
@@ -154,7 +163,9 @@ class TestOperator:
     def test_forward_is_the_matrix_of_its_edges(self, given: Given, mode: WeightMode) -> None:
         op = given.make()
         if not has_values(op, mode) or isinstance(op, Identity):
-            pytest.skip("its edges carry no numbers" if op.weight is not None else "fused edges are carried all the same")
+            pytest.skip(
+                "its edges carry no numbers" if op.weight is not None else "fused edges are carried all the same"
+            )
         x = numbers(op.source.shape, 5)
         expected = (dense(op, mode) @ x.reshape(-1)).reshape(op.target.shape)
         torch.testing.assert_close(op.forward(x, mode), expected)

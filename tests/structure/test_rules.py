@@ -80,7 +80,9 @@ class BatchNorm(nn.Module):
 def test_batch_norm_in_training_is_refused() -> None:
     with pytest.raises(ModelStateError, match=r"'norm'.*training mode.*model\.eval\(\)"):
         build_graph(BatchNorm().train(), r(2, 1, 4, 4))
-    update = Fn(lambda x, m, v: aten._batch_norm_with_update.default(x, None, None, m, v, 0.1, 1e-5)[0], m=r(2), v=r(2) ** 2)
+    update = Fn(
+        lambda x, m, v: aten._batch_norm_with_update.default(x, None, None, m, v, 0.1, 1e-5)[0], m=r(2), v=r(2) ** 2
+    )
     with pytest.raises(ModelStateError, match="training mode"):
         build_graph(update, r(1, 2, 3))
     assert build_graph(BatchNorm().eval(), r(2, 1, 4, 4)).num_edges == 2 * 2 * 4 * 9

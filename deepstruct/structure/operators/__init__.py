@@ -1,6 +1,6 @@
 """Edge operators: the edges between two spaces of units as a linear operator, never as a list."""
 
-from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode, WeightRef, alive
+from deepstruct.structure.operators.base import EdgeOperator, Edges, WeightMode, WeightRef, alive
 from deepstruct.structure.operators.conv import Conv
 from deepstruct.structure.operators.elementwise import Identity, Sparse
 from deepstruct.structure.operators.matmul import Matmul

@@ -10,8 +10,8 @@ import torch
 
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators.base import (
-    Edges,
     EdgeOperator,
+    Edges,
     WeightMode,
     WeightRef,
     alive,
@@ -64,7 +64,7 @@ class Conv(EdgeOperator):
         if 16 * first.numel() * second.numel() > self.weight.tensor.shape[0] * self.weight.tensor.shape[1]:
             return None
         kernels = torch.zeros(first.numel(), second.numel(), *self.kernel)
-        kernels[(a, b, *zeros[:, 2:].T)] = 1
+        kernels.index_put_((a, b, *zeros[:, 2:].T), torch.ones(()))
         return (first, second, kernels) if self.transposed else (second, first, kernels)
 
     @property

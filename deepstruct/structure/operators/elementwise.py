@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode, WeightRef, alive
+from deepstruct.structure.operators.base import EdgeOperator, Edges, WeightMode, WeightRef, alive
 
 
 class Identity(EdgeOperator):

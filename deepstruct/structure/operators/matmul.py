@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import torch
 
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode, WeightRef, alive, all_alive, few_zeros, weights_in
+from deepstruct.structure.operators.base import (
+    EdgeOperator,
+    Edges,
+    WeightMode,
+    WeightRef,
+    alive,
+    all_alive,
+    few_zeros,
+    weights_in,
+)
 
 _CHUNK = 1 << 22  # edges in one piece
 

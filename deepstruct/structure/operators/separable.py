@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators.base import Edges, EdgeOperator, WeightMode
+from deepstruct.structure.operators.base import EdgeOperator, Edges, WeightMode
 
 _CHUNK = 1 << 22  # edges in one piece
 

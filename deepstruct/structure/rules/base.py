@@ -48,7 +48,9 @@ class RuleSet:
     def __init__(self) -> None:
         self.rules: list[Rule] = []
 
-    def _add(self, kind: Literal["op", "function", "module"], targets: Sequence[str | type]) -> Callable[[Apply], Apply]:
+    def _add(
+        self, kind: Literal["op", "function", "module"], targets: Sequence[str | type]
+    ) -> Callable[[Apply], Apply]:
         def register(apply: Apply) -> Apply:
             self.rules += [Rule(t, apply, kind, BUILTIN) for t in targets]
             return apply

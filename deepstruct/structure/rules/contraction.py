@@ -93,7 +93,7 @@ def grouped(b: Builder, node: Node) -> Signal:
     parts, start = [], 0
     for expert, end in enumerate(ends.tensor().tolist()):
         if end > start:
-            here = x.signal.mapped(lambda t, a=start, z=end: t[a:z])  # type: ignore[misc]
+            here = x.signal.mapped(lambda t, a=start, z=end: t[a:z])
             into = b.region(space, start * width, (end - start, width))
             parts.append(b.matmul(here, ref._replace(tensor=ref.tensor[expert]), into=into))
         start = max(start, end)

@@ -81,7 +81,9 @@ def group_norm(b: Builder, node: Node) -> list[Signal | None]:
 def _grouped(b: Builder, x: Signal, groups: int, weight: Arg | None) -> Signal:
     shape = x.shape
     split = x.mapped(lambda t: t.reshape(shape[0], groups, -1))
-    out = b.statistics(split, [2]).mapped(lambda t: t.reshape(shape)) if b.settings.normalization == "stats" else x.curved()
+    out = x.curved()
+    if b.settings.normalization == "stats":
+        out = b.statistics(split, [2]).mapped(lambda t: t.reshape(shape))
     zeros = weight.zeros() if weight is not None else None
     if zeros is None:
         return out

@@ -207,7 +207,8 @@ def _lstm(run: _Run, x: Signal, states: list[Signal], w: _Weights) -> tuple[Sign
     fresh = run.space("input", width, "product", additive=False)
     cell = run.space("cell", width, "sum", additive=True)
     hidden = run.space("hidden", width, "product", additive=False)
-    projected = run.space("projected", w.projection.tensor.shape[1] if w.projection else 0, "contraction", additive=True)
+    narrow = w.projection.tensor.shape[1] if w.projection else 0
+    projected = run.space("projected", narrow, "contraction", additive=True)
 
     def step(offset: int, count: int, now: list[Signal]) -> tuple[Signal, list[Signal]]:
         h, c = now

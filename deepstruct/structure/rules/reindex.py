@@ -22,7 +22,8 @@ VIEWS = (
 )  # fmt: skip
 COPIES = (
     "flip", "roll", "repeat", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "cat", "stack", "tril",
-    "triu", "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "take", "index_copy", "scatter",
+    "triu", "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "take", "index_copy",
+    "scatter",
     "constant_pad_nd", "alias_read", "alias_write", "diag_embed", "masked_select", "masked_scatter",
 )  # fmt: skip
 BY_INDEX = ("index", "_unsafe_index", "index_select", "gather")  # a lookup where a table of numbers is read
@@ -82,7 +83,7 @@ def move(b: Builder, node: Node) -> list[Signal | None] | Any:
         args = pytree.tree_map(real, node.args, is_leaf=lambda x: isinstance(x, Arg))
         rest = pytree.tree_map(real, kwargs, is_leaf=lambda x: isinstance(x, Arg))
         args = [a.clone() if i in written and isinstance(a, torch.Tensor) else a for i, a in enumerate(args)]
-        if node.name in ("view", "_unsafe_view", "view_copy", "_reshape_alias"):  # a permuted map cannot always be viewed
+        if node.name in ("view", "_unsafe_view", "view_copy", "_reshape_alias"):  # a permuted map has no view
             return args[0].reshape(args[1])
         if node.name == "constant_pad_nd":
             value = args[2] if len(args) > 2 else rest.get("value", 0)
