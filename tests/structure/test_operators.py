@@ -114,7 +114,8 @@ add("mix with a shared pattern", lambda: Matmul(
 add("mix with a broadcast operand", lambda: Matmul(Operand.strided((2, 3, 4), (0, 4, 1), 0), plain((2, 3, 2), 12)))
 add("separable", lambda: Separable(
     plain((2, 4, 5)), plain((2, 3, 2), 40),
-    [None, torch.rand(3, 4, generator=generator(1)) < 0.5, torch.rand(2, 5, generator=generator(2)) < 0.5]))  # fmt: skip
+    [None, torch.rand(3, 4, generator=generator(1)) < 0.5,
+     torch.rand(2, 5, generator=generator(2)) < 0.5]))  # fmt: skip
 add("separable reduction", lambda: Separable(
     plain((2, 4)), plain((1, 4), 8), [torch.ones(1, 2, dtype=torch.bool), None]))  # fmt: skip
 add(
@@ -127,7 +128,8 @@ add("identity, all fused", lambda: fused(True))
 add("sparse", lambda: Sparse(
     plain((2, 3)), plain((4,), 6), torch.tensor([0, 5, 2, 2]), torch.tensor([1, 0, 3, 1])))  # fmt: skip
 add("sparse with weights", lambda: Sparse(
-    plain((2, 3)), plain((4,), 6), torch.tensor([0, 5, 2, 2]), torch.tensor([1, 0, 3, 1]), stored((4,), zeros=0.4)))  # fmt: skip
+    plain((2, 3)), plain((4,), 6), torch.tensor([0, 5, 2, 2]), torch.tensor([1, 0, 3, 1]),
+    stored((4,), zeros=0.4)))  # fmt: skip
 
 
 def fused(which: bool | torch.Tensor) -> Identity:

@@ -23,8 +23,8 @@ class Mixed(nn.Module):
     """A directed acyclic program over sequences (batch, length, width) that a plan spells out."""
 
     OPERATIONS = (
-        "linear", "linear", "conv", "strided", "grouped", "add", "sub", "mul", "cat", "attention", "cross", "norm", "gru",
-        "reverse", "shift", "gate", "mean", "scan", "pool", "scale", "split",
+        "linear", "linear", "conv", "strided", "grouped", "add", "sub", "mul", "cat", "attention", "cross", "norm",
+        "gru", "reverse", "shift", "gate", "mean", "scan", "pool", "scale", "split",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ def ones(model: nn.Module) -> nn.Module:
 
 def mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b, bias=False), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
