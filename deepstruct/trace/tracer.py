@@ -21,6 +21,7 @@ from .graph import OpGraph
 from .inputs import Arguments, as_arguments, check_devices, find_example_input, named_tensors
 from .leaves import Leaves
 from .opgraph import Ref
+from .products import check_products
 from .record import Record
 from .recorder import Recorder
 from .state import Snapshot, clear_leaking_caches, random_state
@@ -136,6 +137,7 @@ class _Attempt:
                 self.graph.notes.extend(snapshot.restore())
         if self.fake:
             self.graph.notes.extend(clear_leaking_caches(snapshot.modules))
+            check_products(self.graph)
         self.graph.notes.extend(leaves_.notes() if leaves_ is not None else [])
         return self.graph
 
