@@ -59,7 +59,7 @@ def state_of(model: Any, *inputs: Any) -> dict[str, Any]:
         "torch random state": hash(torch.random.get_rng_state().numpy().tobytes()),
         "python random state": hash(random.getstate()),
         "numpy random state": hash(
-            str([part if np.isscalar(part) else part.tobytes() for part in np.random.get_state()])
+            str([s.tolist() if isinstance(s, np.ndarray) else s for s in np.random.get_state()])
         ),
         "grad mode": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),

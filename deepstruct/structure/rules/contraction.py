@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from deepstruct.errors import InputError
 from deepstruct.structure.builder import Builder
 from deepstruct.structure.node import Arg, Node
 from deepstruct.structure.operand import CONST, ZERO
@@ -22,7 +21,6 @@ rules = RuleSet()
 def matmul(b: Builder, node: Node) -> Signal:
     """A product of matrices, batches of them, or vectors."""
     left, right = node.arg(0, "self"), node.args[1]
-    _same_numbers(node, left, right)
     return product(b, left, right, _shape(node))
 
 
@@ -30,7 +28,6 @@ def matmul(b: Builder, node: Node) -> Signal:
 def addmm(b: Builder, node: Node) -> Signal:
     """beta * start + alpha * (a @ b)."""
     start, left, right = node.args[:3]
-    _same_numbers(node, left, right)
     shape = _shape(node)
     beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
     constant = start.signal is None
@@ -70,16 +67,6 @@ def bilinear(b: Builder, node: Node) -> Signal:
     ref = weight.weight()
     matrix = ref._replace(tensor=ref.tensor.reshape(ref.tensor.shape[0], -1).transpose(0, 1))
     return b.matmul(pairs.mapped(lambda t: t.flatten(-2)), matrix, bias=node.arg(3, "bias") is not None)
-
-
-def _same_numbers(node: Node, left: Arg, right: Arg) -> None:
-    """InputError where a model would refuse its input, but fake tensors do not: int64 images, half weights."""
-    if left.dtype != right.dtype:
-        kinds = " by ".join(str(a.dtype).removeprefix("torch.") for a in (left, right))
-        raise InputError(
-            f"{node.name} multiplies {kinds}, which fails when the model runs: pass an input "
-            "of the dtype of the weights (example_input.to(dtype)), or convert the model"
-        )
 
 
 @rules.op("_grouped_mm")
@@ -194,7 +181,6 @@ def _shape(node: Node) -> tuple[int, ...]:
 def convolution(b: Builder, node: Node) -> Signal:
     """A convolution in 1 to 3 dimensions, forward or transposed."""
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args[:9]
-    _same_numbers(node, x, weight)
     if x.signal is None or weight.signal is not None:
         return NotImplemented
     rank = len(weight.shape) - 2
