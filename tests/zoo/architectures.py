@@ -161,7 +161,10 @@ def gru_classifier() -> Built:
 
 
 def thinned(model: nn.Module, keep: int = 8) -> nn.Module:
-    """The model with every layer cut to 1/keep of its channels; those of the image and the classes stay."""
+    """The model with every layer cut to 1/keep of its channels; those of the image and the classes stay.
+
+    The layers are new ones, so that the model may be on the meta device.
+    """
     for path, layer in list(model.named_modules()):
         parent, _, name = path.rpartition(".")
         if isinstance(layer, nn.Conv2d):
@@ -179,23 +182,24 @@ def thinned(model: nn.Module, keep: int = 8) -> nn.Module:
     return model
 
 
-def _torchvision(name: str, **options: Any) -> nn.Module:
-    return getattr(require("torchvision").models, name)(num_classes=5, **options)
+def _torchvision(name: str, device: str = "cpu", **options: Any) -> nn.Module:
+    with torch.device(device):
+        return getattr(require("torchvision").models, name)(num_classes=5, **options)
 
 
 @architecture("alexnet", "torchvision")
 def alexnet() -> Built:
-    return thinned(_torchvision("alexnet")), image(64)
+    return thinned(_torchvision("alexnet", "meta")), image(64)
 
 
 @architecture("vgg11", "torchvision")
 def vgg11() -> Built:
-    return thinned(_torchvision("vgg11")), image(32)
+    return thinned(_torchvision("vgg11", "meta")), image(32)
 
 
 @architecture("vgg16_bn", "torchvision")
 def vgg16_bn() -> Built:
-    return thinned(_torchvision("vgg16_bn")), image(32)
+    return thinned(_torchvision("vgg16_bn", "meta")), image(32)
 
 
 @architecture("resnet18", "torchvision")
@@ -205,7 +209,7 @@ def resnet18() -> Built:
 
 @architecture("resnet50", "torchvision")
 def resnet50() -> Built:
-    return thinned(_torchvision("resnet50"), 4), image(32)
+    return thinned(_torchvision("resnet50", "meta"), 4), image(32)
 
 
 @architecture("resnet_small", "torchvision", quotients=True)
@@ -229,11 +233,11 @@ def densenet() -> Built:
     return DenseNet(4, (2, 2), num_init_features=8, bn_size=2, num_classes=5), image(32)
 
 
-@architecture("densenet121", "torchvision")
-def densenet121() -> Built:
+@architecture("densenet_deep", "torchvision")
+def densenet_deep() -> Built:
     from torchvision.models import DenseNet
 
-    return DenseNet(8, (6, 12, 24, 16), 16, num_classes=5), image(32)
+    return DenseNet(8, (4, 6, 10, 6), 16, num_classes=5), image(32)
 
 
 @architecture("mobilenet_v2", "torchvision")
@@ -380,6 +384,14 @@ def distilbert() -> Built:
     t = require("transformers")
     config = t.DistilBertConfig(vocab_size=40, dim=8, hidden_dim=12, n_layers=2, n_heads=2, pad_token_id=0)
     return t.DistilBertForSequenceClassification(config), {"input_ids": tokens()}
+
+
+@architecture("mixtral", "transformers")
+def mixtral() -> Built:
+    """Mixture of experts: which token goes to which expert hangs on the input, and is control."""
+    t = require("transformers")
+    options = sizes(num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, use_cache=False)
+    return t.MixtralForCausalLM(t.MixtralConfig(**options)), {"input_ids": tokens()}
 
 
 @architecture("wav2vec2", "transformers")
