@@ -267,6 +267,8 @@ class Builder:
         """
         shape = torch.broadcast_shapes(*(s.shape for s in signals))
         signals = [s.mapped(lambda t: t.expand(shape)) for s in signals]
+        if additive and any(s.unmasked is not None for s in signals):
+            return self._masked_sum(signals, kind)
         distinct: list[Signal] = []
         for s in signals:
             if not any(s.same_units(d) for d in distinct):
@@ -287,7 +289,7 @@ class Builder:
                 flags = torch.stack([flag_tensor(s.nonlinear, shape) for s in distinct])
                 index = table.amax(0).masked_fill(zero, ZERO)
                 flag = (flags & (table >= 0)).any(0)
-                return Signal(index, bool(flag.any()) if additive and not flag.any() else flag if additive else True)
+                return Signal(index, (flag if bool(flag.any()) else False) if additive else True)
             live = count > 0
             if product and bool(zero.any()):
                 operands = [Operand.indexed(s.index.masked_fill(zero, ZERO)) for s in distinct]
@@ -302,6 +304,17 @@ class Builder:
         if live is not None and bool(zero.any()):
             out = Signal(out.index.masked_fill(zero, ZERO))
         return out
+
+    def _masked_sum(self, signals: Sequence[Signal], kind: str | None) -> Signal:
+        """A sum with scores of minus infinity in it: the sum is minus infinity there, whatever is added."""
+        masked = torch.stack([s.index == MASKED for s in signals]).any(0)
+        before = signals[0].index
+        for s in signals:
+            if s.unmasked is not None:
+                before = torch.where(s.index == MASKED, s.unmasked, before)
+        parts = [Signal(s.index.masked_fill(masked, ZERO), s.nonlinear) for s in signals]
+        out = self.merge(parts, additive=True, kind=kind)
+        return Signal(out.index.masked_fill(masked, MASKED), out.nonlinear, torch.where(masked, before, out.index))
 
     # -- renaming
 

@@ -22,6 +22,9 @@ LEVEL_CONSTANT, LEVEL_CONTROL, LEVEL_DATA = 0, 1, 2
 _RANDOM = ("bernoulli", "rand", "randn", "randint", "randperm", "uniform", "normal", "exponential", "multinomial",
            "native_dropout", "rand_like", "randn_like", "log_normal", "geometric", "cauchy")  # fmt: skip
 _CACHE_BYTES = 64 << 20
+LOOKUPS = frozenset({
+    "embedding", "index", "_unsafe_index", "index_select", "gather", "_embedding_bag", "_embedding_bag_forward_only",
+})  # fmt: skip
 
 
 class Values:
@@ -30,6 +33,7 @@ class Values:
     def __init__(self, graph: OpGraph) -> None:
         self.graph = graph
         self.level, self.random = self._levels()
+        self.stored = self._stored()
         self._cache: OrderedDict[int, torch.Tensor] = OrderedDict()
         self._cached_bytes = 0
 
@@ -42,11 +46,26 @@ class Values:
         for op in graph.ops:
             ids = list(refs((op.args, op.kwargs)))
             top = max((level[i] for i in ids), default=LEVEL_CONSTANT)
+            if op.name in LOOKUPS and top == LEVEL_CONTROL and any(_floating(graph.values[i].dtype) for i in ids):
+                top = LEVEL_DATA  # rows that integers look up are sources of the graph
             chance = op.name in _RANDOM or any(random[i] for i in ids)
             for out in op.outputs:
                 if out is not None:
                     level[out], random[out] = top, chance
         return level, random
+
+    def _stored(self) -> list[bool]:
+        """Which values are weights: constants, and parts of them that integers of any origin pick."""
+        graph, stored = self.graph, [level == LEVEL_CONSTANT for level in self.level]
+        for op in graph.ops:
+            if op.name not in LOOKUPS and op.name not in _PICKED_MOVES:
+                continue
+            numbers = [i for i in refs((op.args, op.kwargs)) if _floating(graph.values[i].dtype)]
+            if numbers and all(stored[i] for i in numbers):
+                for out in op.outputs:
+                    if out is not None:
+                        stored[out] = True
+        return stored
 
     def get(self, id: int) -> torch.Tensor:
         """The real tensor of a value, for the example input; computed from the slice of ops that it needs."""
@@ -108,6 +127,12 @@ class Values:
         return WeightRef(key, tensor, bool(parameters))
 
 
+_PICKED_MOVES = frozenset({
+    "view", "_unsafe_view", "permute", "transpose", "t", "expand", "slice", "select", "unsqueeze", "squeeze", "clone",
+    "_to_copy", "split", "split_with_sizes", "unbind",
+})  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Arg:
     """A tensor argument of a recorded operation.
@@ -132,6 +157,11 @@ class Arg:
     def data_dependent(self) -> bool:
         """Whether the value hangs on activations (not only on integers, parameters and constants)."""
         return self._values.level[self.id] == LEVEL_DATA
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is a weight: a constant, or the part of one that integers pick (an expert's matrix)."""
+        return self.signal is None and self._values.stored[self.id]
 
     @property
     def from_input(self) -> bool:
@@ -223,6 +253,10 @@ def _tagged(target: Any, name: str) -> bool:
 
 def _is_arg(x: Any) -> bool:
     return isinstance(x, Arg)
+
+
+def _floating(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
 
 
 def _is_real(tensor: torch.Tensor) -> bool:

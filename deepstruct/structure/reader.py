@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from deepstruct.errors import DeepstructError, StructureError, UnknownOpError
 from deepstruct.structure.builder import Builder
-from deepstruct.structure.node import Arg, Node, Values, is_pointwise, refs
+from deepstruct.structure.node import LOOKUPS, Arg, Node, Values, is_pointwise, refs
 from deepstruct.structure.rules.base import Rule
 from deepstruct.structure.rules.dispatch import Dispatcher
 from deepstruct.structure.rules.hand_norm import is_hand_written_norm, read_norm
@@ -25,9 +25,6 @@ from deepstruct.trace.opgraph import Call, Op, Ref
 if TYPE_CHECKING:
     from deepstruct.trace import OpGraph
 
-LOOKUPS = frozenset({
-    "embedding", "index", "_unsafe_index", "index_select", "gather", "_embedding_bag", "_embedding_bag_forward_only",
-})  # fmt: skip
 Progress = Callable[[str, int, int], None]
 
 
@@ -50,6 +47,7 @@ class Reader:
         self.norms: list[int] = []  # calls read as normalizations that are written by hand
         self._hidden: dict[int, str] = {}  # values inside a call that a rule took as a whole
         self._outputs = {id for _, id in graph.outputs}
+        self._passed = {id: call.start for call in graph.calls for id in refs((call.args, call.kwargs))}
         self._starts: dict[int, list[Call]] = defaultdict(list)
         for call in graph.calls:
             if call.stop > call.start:
@@ -164,7 +162,8 @@ class Reader:
     def _used_after(self, id: int, call: Call) -> bool:
         """Whether a value from inside a call is used after it."""
         users = self.graph.users[id]
-        return id in self._outputs or bool(users and users[-1] >= call.stop)
+        passed = self._passed.get(id, -1) >= call.stop
+        return passed or id in self._outputs or bool(users and users[-1] >= call.stop)
 
     # -- operations
 
@@ -262,7 +261,7 @@ class Reader:
     def _looks_up(self, node: Node) -> bool:
         """Whether integers that hang on the input look something up in a table of numbers."""
         tensors = node.tensors()
-        ints = any(a.from_input and not a.dtype.is_floating_point for a in tensors)
+        ints = any(a.from_input and not a.data_dependent and not a.dtype.is_floating_point for a in tensors)
         return ints and any(a.dtype.is_floating_point for a in tensors)
 
     def _module_of(self, call: Call) -> Call:

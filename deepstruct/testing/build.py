@@ -53,7 +53,8 @@ def generic_copy(
     """A deep copy with random weights, and example arguments (args, kwargs) without coincidences.
 
     Weights keep their zeros and signs (biases do not: a bias is no edge, and one of zero hides edges); their
-    magnitudes are drawn from [0.5, 1.5), divided by the root of the fan-in for matrices and kernels. Floating inputs that hold zeros or repeated numbers get noise added.
+    magnitudes are drawn from [0.5, 1.5), divided by the root of the fan-in for matrices and kernels. Floating
+    inputs that hold zeros or repeated numbers get noise added.
     The model and the input are not modified; the random state of the process is not touched.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -114,6 +114,8 @@ class Replay:
         return tensor.to(self.dtype) if tensor.dtype.is_floating_point else tensor
 
     def _results(self, op: Op) -> Sequence[torch.Tensor | None]:
+        if all(v is None or v in self._fixed for v in op.outputs):
+            return [None if v is None else self._fixed[v] for v in op.outputs]
         args, kwargs = (pytree.tree_map(self._wide, substitute(t, self._get)) for t in (op.args, op.kwargs))
         variant = self._convention(op, args)
         if variant is not None:
@@ -149,7 +151,9 @@ class Replay:
 
     def _hides(self, op: Op) -> bool:
         """Whether an operation may hide edges here: a condition from masks and constants is part of the model."""
-        ids = refs_of(op.args)
+        ids, out = refs_of(op.args), op.outputs[0]
+        if out is None or not _floating(self.record.values[out].dtype):
+            return False
         if op.name in _BY_CONDITION:
             condition = op.args[1 if op.name == "masked_fill" else 0]
             return self._level[condition.id] == LEVEL_DATA

@@ -139,6 +139,9 @@ case("conv2d batch of two", lambda: nn.Conv2d(1, 2, 2), r(2, 1, 3, 3))
 case(
     "convs in a row", lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 1, 3)), r(1, 1, 5, 5)
 )
+fn("conv2d with weights of the data", lambda x, w: F.conv2d(x, w, padding=1, groups=2), r(1, 4, 3, 3), r(4, 2, 2, 2))
+fn("conv1d with weights of the data only", lambda w: F.conv1d(torch.ones(1, 2, 5), w), r(3, 2, 2))
+fn("conv2d transposed with weights of the data", lambda x, w: F.conv_transpose2d(x, w, stride=2), r(2, 4, 3, 3), r(4, 2, 2, 2))
 fn("_convolution op", lambda x, w: aten._convolution.default(
     x, w, None, [1], [1], [1], False, [0], 1, False, False, True, True), r(1, 2, 5), weights={"w": r(2, 2, 3)})  # fmt: skip
 
@@ -283,6 +286,10 @@ fn("masked scores by where", lambda x, y: torch.where(
     torch.ones(4, 4).tril().bool(), x, torch.finfo(x.dtype).min).softmax(-1) @ y, r(1, 4, 4), r(1, 4, 2))  # fmt: skip
 fn("masked scores by addition", lambda x, y: (x + torch.full((4, 4), -1e9).triu(1)).softmax(-1) @ y,
    r(1, 4, 4), r(1, 4, 2))  # fmt: skip
+fn("masked scores less their maximum", lambda x, y: (lambda s: (s - s.amax(-1, keepdim=True)).softmax(-1) @ y)(
+    x + torch.full((4, 4), -1e9).triu(1)), r(1, 4, 4), r(1, 4, 2), equal=False, why="a lone score less itself is zero")  # fmt: skip
+fn("masked scores and an activation", lambda x, z, y: (x + z.masked_fill(torch.ones(4, 4).triu(1).bool(), -1e9)).softmax(-1) @ y,
+   r(1, 4, 4), r(1, 4, 4, seed=1), r(1, 4, 2))  # fmt: skip
 fn("clamp", lambda x: x.clamp(-0.5, 0.5) + x.clamp_min(0).flip(1), r(1, 3))
 fn("clamp by activations", lambda x, y, z: torch.clamp(x, y, z), r(1, 3), r(1, 3, seed=1), r(1, 3, seed=2))
 fn("maximum", lambda x, y: torch.maximum(x, y) + torch.minimum(x, y).roll(1), r(1, 3), r(1, 3, seed=1))

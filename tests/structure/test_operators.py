@@ -154,24 +154,46 @@ def numbers(shape: Sequence[int], seed: int) -> torch.Tensor:
     return torch.randn(tuple(shape), generator=generator(seed), dtype=torch.float64)
 
 
-def has_values(op: EdgeOperator, mode: WeightMode) -> bool:
-    """Whether its edges hold the numbers of this mode: those of fixed weights are marked as structural."""
-    return mode == "pattern" or op.weight is None or op.weighted
+def has_numbers(op: EdgeOperator, mode: WeightMode) -> bool:
+    """Whether its edges hold the numbers of a mode: those of fixed weights do not, and fused edges are none."""
+    return not isinstance(op, Identity) and (mode == "pattern" or op.weight is None or op.weighted)
+
+
+NUMBERED = [(g, mode) for g in OPERATORS for mode in MODES if has_numbers(g.make(), mode)]
+WEIGHTED = [g for g in OPERATORS if g.make().weight is not None]
+
+
+@pytest.mark.parametrize(("given", "mode"), NUMBERED, ids=lambda v: v.name if isinstance(v, Given) else v)
+def test_forward_is_the_matrix_of_its_edges(given: Given, mode: WeightMode) -> None:
+    op = given.make()
+    x = numbers(op.source.shape, 5)
+    expected = (dense(op, mode) @ x.reshape(-1)).reshape(op.target.shape)
+    torch.testing.assert_close(op.forward(x, mode), expected)
+
+
+@pytest.mark.parametrize("given", WEIGHTED, ids=lambda g: g.name)
+def test_weight_usage(given: Given) -> None:
+    """For each stored weight the edges through it: by zeroing all the others."""
+    op = given.make()
+    assert op.weight is not None
+    x = (torch.rand(op.source.shape, generator=generator(10)) < 0.7).to(torch.float64)
+    y = (torch.rand(op.target.shape, generator=generator(11)) < 0.7).to(torch.float64)
+    tensor = op.weight.tensor
+    expected = torch.zeros(tensor.shape, dtype=torch.float64)
+    for position in range(tensor.numel()):
+        only = torch.zeros(tensor.numel(), dtype=torch.float64)
+        only[position] = tensor.reshape(-1)[position].to(torch.float64)
+        if only[position].abs() <= op.threshold:
+            continue
+        single = given.make()
+        single.weight = op.weight._replace(tensor=only.reshape(tensor.shape))
+        single._dense = False
+        expected.view(-1)[position] = (single.forward(x) * y).sum()
+    torch.testing.assert_close(op.weight_usage(x, y).to(torch.float64).expand(tensor.shape), expected)
 
 
 @pytest.mark.parametrize("given", OPERATORS, ids=lambda g: g.name)
 class TestOperator:
-    @pytest.mark.parametrize("mode", MODES)
-    def test_forward_is_the_matrix_of_its_edges(self, given: Given, mode: WeightMode) -> None:
-        op = given.make()
-        if not has_values(op, mode) or isinstance(op, Identity):
-            pytest.skip(
-                "its edges carry no numbers" if op.weight is not None else "fused edges are carried all the same"
-            )
-        x = numbers(op.source.shape, 5)
-        expected = (dense(op, mode) @ x.reshape(-1)).reshape(op.target.shape)
-        torch.testing.assert_close(op.forward(x, mode), expected)
-
     @pytest.mark.parametrize("mode", MODES)
     def test_backward_is_the_transpose(self, given: Given, mode: WeightMode) -> None:
         op = given.make()
@@ -216,26 +238,6 @@ class TestOperator:
         op = given.make()
         most = int(dense(op, "pattern").sum(1).max()) if op.target.numel else 0
         assert most <= op.fan_in()
-
-    def test_weight_usage(self, given: Given) -> None:
-        """For each stored weight the edges through it: by zeroing all the others."""
-        op = given.make()
-        if op.weight is None:
-            pytest.skip("no weights")
-        x = (torch.rand(op.source.shape, generator=generator(10)) < 0.7).to(torch.float64)
-        y = (torch.rand(op.target.shape, generator=generator(11)) < 0.7).to(torch.float64)
-        tensor = op.weight.tensor
-        expected = torch.zeros(tensor.shape, dtype=torch.float64)
-        for position in range(tensor.numel()):
-            only = torch.zeros(tensor.numel(), dtype=torch.float64)
-            only[position] = tensor.reshape(-1)[position].to(torch.float64)
-            if only[position].abs() <= op.threshold:
-                continue
-            single = given.make()
-            single.weight = op.weight._replace(tensor=only.reshape(tensor.shape))
-            single._dense = False
-            expected.view(-1)[position] = (single.forward(x) * y).sum()
-        torch.testing.assert_close(op.weight_usage(x, y).to(torch.float64).expand(tensor.shape), expected)
 
     def test_zero_on_zero(self, given: Given) -> None:
         op = given.make()

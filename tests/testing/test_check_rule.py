@@ -56,7 +56,8 @@ def test_settings_and_keywords_are_passed_on() -> None:
     assert graph.num_nodes == 8 + 8 + 2
     attention = nn.MultiheadAttention(4, 2, batch_first=True).eval()
     x = r(1, 3, 4)
-    check_rule(attention, (x, x, x), example_kwargs={"need_weights": False, "attn_mask": torch.ones(3, 3).triu(1).bool()})
+    masked = {"need_weights": False, "attn_mask": torch.ones(3, 3).triu(1).bool()}
+    check_rule(attention, (x, x, x), example_kwargs=masked)
 
 
 def test_unknown_names_of_checks() -> None:
@@ -67,7 +68,7 @@ def test_unknown_names_of_checks() -> None:
 def test_an_unknown_op_passes_through() -> None:
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.special.polygamma(1, x) + torch.special.spherical_bessel_j0(x) + torch.cross(x, x.flip(1), dim=1)
+            return torch.special.spherical_bessel_j0(x) + torch.cross(x, x.flip(1), dim=1)
 
     with pytest.raises(UnknownOpError, match="linalg_cross"):
         check_rule(Odd(), r(1, 3))

@@ -9,8 +9,8 @@ import torch
 
 from deepstruct.structure.builder import Builder
 from deepstruct.structure.node import Arg, Node
-from deepstruct.structure.operand import CONST, ZERO
-from deepstruct.structure.operators import WeightRef
+from deepstruct.structure.operand import CONST, ZERO, Operand
+from deepstruct.structure.operators import Conv, Matmul, WeightRef
 from deepstruct.structure.rules.base import RuleSet
 from deepstruct.structure.signal import Signal
 
@@ -92,9 +92,9 @@ def grouped(b: Builder, node: Node) -> Signal:
 
 def product(b: Builder, left: Arg, right: Arg, shape: tuple[int, ...], *, bias: bool = False) -> Signal:
     """left @ right, where either may be an activation, stored weights, or a constant."""
-    if left.signal is not None and right.signal is None and _stored(right):
+    if left.signal is not None and right.stored:
         return _times_weights(b, left.signal, right, shape, bias)
-    if right.signal is not None and left.signal is None and _stored(left):
+    if right.signal is not None and left.stored:
         turned = _times_weights(b, _turn(right.signal), left, _turned(shape, right), bias, transposed=True)
         return turned.mapped(lambda t: t.transpose(-1, -2) if len(shape) >= 2 and t.dim() >= 2 else t).mapped(
             lambda t: t.reshape(shape)
@@ -149,11 +149,6 @@ def _fixer(is_vector: bool, column: bool, lead: tuple[int, ...]) -> Any:
     return fix
 
 
-def _stored(arg: Arg) -> bool:
-    """Whether an argument is a weight: numbers that do not hang on the input."""
-    return not arg.from_input
-
-
 def _transposed(ref: WeightRef) -> WeightRef:
     return ref if ref.tensor.dim() < 2 else ref._replace(tensor=ref.tensor.transpose(-1, -2))
 
@@ -181,14 +176,41 @@ def _shape(node: Node) -> tuple[int, ...]:
 def convolution(b: Builder, node: Node) -> Signal:
     """A convolution in 1 to 3 dimensions, forward or transposed."""
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args[:9]
-    if x.signal is None or weight.signal is not None:
-        return NotImplemented
     rank = len(weight.shape) - 2
-    return b.conv(
-        x.signal, weight.weight(), _shape(node), bias=bias is not None,
-        stride=_full(stride, rank), padding=_full(padding, rank), dilation=_full(dilation, rank),
-        transposed=transposed, output_padding=_full(output_padding, rank), groups=groups,
-    )  # fmt: skip
+    geometry = {
+        "stride": _full(stride, rank), "padding": _full(padding, rank), "dilation": _full(dilation, rank),
+        "transposed": transposed, "output_padding": _full(output_padding, rank), "groups": groups,
+    }  # fmt: skip
+    if weight.signal is not None:
+        return _dynamic_convolution(b, node, x, weight, geometry)
+    return b.conv(x.signal, weight.weight(), _shape(node), bias=bias is not None, **geometry)
+
+
+def _dynamic_convolution(b: Builder, node: Node, x: Arg, weight: Arg, geometry: dict[str, Any]) -> Signal:
+    """A kernel that is an activation: structural edges from the taps, and from every entry of the kernel."""
+    assert weight.signal is not None
+    n, c_out, *spatial = shape = _shape(node)
+    groups, points = geometry["groups"], math.prod(spatial)
+    space = b.space(shape, "mix", additive=True)
+    target = Operand.strided(shape, tuple(math.prod(shape[k + 1 :]) for k in range(len(shape))), space.offset)
+    kernel = weight.signal
+    if geometry["transposed"]:  # (in, out / groups, ...) -> (out, in / groups, ...)
+        kernel = kernel.mapped(lambda t: t.reshape(groups, -1, *t.shape[1:]).transpose(1, 2).flatten(0, 1))
+    entries = kernel.mapped(lambda t: t.reshape(1, c_out, 1, -1).expand(n, c_out, 1, -1))
+    positions = Operand.strided((n, c_out, 1, points), (c_out * points, points, points, 1), space.offset)
+    ones = WeightRef(("ones", node.name, weight.shape), torch.ones(()).expand(weight.shape), learned=False)
+    image = Operand.strided(x.shape, (0,) * len(x.shape), 0) if x.signal is None else b.operand(x.signal)
+    taps = Conv(image, target, ones, **geometry)
+    if x.signal is not None:
+        b.add(taps)
+    reads = torch.ones(1, 1, dtype=torch.bool)  # (entries of the kernel, positions): is the tap inside the image?
+    for size, here, table in zip(taps.kernel, spatial, taps.taps, strict=True):
+        axis = torch.zeros(size, here, dtype=torch.bool)
+        axis[table[0], table[1]] = True
+        reads = (reads[:, None, :, None] & axis[None, :, None, :]).reshape(reads.shape[0] * size, -1)
+    reads = reads.repeat(entries.shape[-1] // reads.shape[0], 1)
+    b.add(Matmul(b.operand(entries), positions, pattern=None if bool(reads.all()) else reads))
+    return b.signal(space)
 
 
 def _full(numbers: list[int], rank: int) -> tuple[int, ...]:
@@ -201,7 +223,7 @@ def embedding(b: Builder, node: Node) -> Signal | list[None]:
     weight, indices = node.arg(0, "weight"), node.arg(1, "indices")
     if weight.signal is not None:
         return b.reindex(lambda t: t[indices.tensor()], [weight.signal])[0]
-    if not indices.from_input:
+    if not indices.from_input or indices.data_dependent:
         return [None]
     return _looked_up(b, node)
 
@@ -228,7 +250,7 @@ def embedding_bag(b: Builder, node: Node) -> list[Signal | None]:
     weight, indices, offsets = node.args[:3]
     if weight.signal is not None:
         return NotImplemented
-    if not indices.from_input:
+    if not indices.from_input or indices.data_dependent:
         return [None]
     mode, padding = node.arg(4, "mode", 0), node.arg(8, "padding_idx", -1)
     rows, features = indices.shape[0], weight.shape[1]
