@@ -84,7 +84,8 @@ def analyze(
                     "a StructureGraph is analysed as it is: an example input, threshold= and density= shape the graph "
                     "when it is made (deepstruct.extract)"
                 )
-            graphs = {model.order: model}
+            options = {"unit": unit, "depth": depth, "partition": partition}
+            graphs = _given(model, (model.order,) if orders is ORDERS else chosen, options)
         else:
             graphs = _graphs(
                 model, example_input, example_kwargs, chosen, registry, tick,
@@ -114,6 +115,19 @@ def analyze(
         conventions.update(graph.conventions)
         notes.update(dict.fromkeys(graph.notes))
     return Report(last.name, rows, skipped, conventions, list(notes), graphs, asked)
+
+
+def _given(graph: StructureGraph, orders: Sequence[str], options: Mapping[str, Any]) -> dict[str, StructureGraph]:
+    """A graph that the caller has, and its quotients at the higher orders asked for."""
+    found: dict[str, StructureGraph] = {}
+    for order in orders:
+        if order == graph.order:
+            found[order] = graph
+            continue
+        if order not in ORDERS or graph.order not in ORDERS or ORDERS.index(order) < ORDERS.index(graph.order):
+            raise InputError(f"a graph of {graph.order} order has no {order} order: that is below it")
+        found[order] = graph.quotient(order, **{k: options[k] for k in _OPTIONS.get(order, ())})
+    return found
 
 
 def extract(

@@ -40,6 +40,14 @@ class Operand:
         return total
 
     @property
+    def first_slot(self) -> int:
+        """The lowest slot that it reads or writes; 0 where it has no unit at all."""
+        if self.table is None:
+            return self.offset
+        units = self.table[self.table >= 0]
+        return int(units.min()) if units.numel() else 0
+
+    @property
     def injective(self) -> bool:
         """Whether no slot appears twice (certain for strides without overlap, unknown means False)."""
         if self.stride is None:

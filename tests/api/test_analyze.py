@@ -212,6 +212,15 @@ def test_exports_agree_with_the_graph():
             export(max_memory=1000)
 
 
+def test_a_graph_and_the_orders_above_it():
+    graph = deepstruct.extract(mlp(3, 4, 2), order="first")
+    assert list(deepstruct.analyze(graph)) == ["first"]
+    report = deepstruct.analyze(graph, orders=("first", "second"))
+    assert (report["first"]["nodes"], report["second"]["nodes"]) == (9, 3)
+    with pytest.raises(InputError, match="below"):
+        deepstruct.analyze(graph, orders="zeroth")
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="zeroth"):
         deepstruct.analyze(mlp(2, 2), orders=("zeroeth",))

@@ -211,6 +211,24 @@ def test_a_module_called_twice_makes_two_cells():
     assert graph.num_edges == 2
 
 
+class Scatter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        out = torch.zeros(2, 4).index_add(0, torch.tensor([0, 1, 1]), h[0])
+        return self.last(out)
+
+
+def test_scattered_sums_have_channels_of_their_own():
+    graph = deepstruct.extract(Scatter(), torch.randn(1, 3, 3))
+    check_tower(graph)
+    first = graph.quotient("first")
+    assert [(space.name, space.numel) for space in first.spaces] == [("x", 3), ("first", 4), ("index_add", 4), ("last", 2)]
+
+
 def test_orders_go_up_only():
     graph = deepstruct.extract(Net(), torch.randn(1, 4), order="second")
     with pytest.raises(StructureError, match="no quotient"):

@@ -19,7 +19,7 @@ from deepstruct.structure.weights import weight_unions
 def _space_of(view: OperatorView, op: EdgeOperator) -> Space:
     """The space that an operator writes to (its own, also where that is part of a later sum)."""
     offsets = [s.offset for s in view.graph.spaces]
-    return view.graph.spaces[int(np.searchsorted(offsets, op.target.offset, side="right")) - 1]
+    return view.graph.spaces[int(np.searchsorted(offsets, op.target.first_slot, side="right")) - 1]
 
 
 def _sum_by_space(view: OperatorView, amounts: list[int]) -> dict[str, int]:

@@ -46,7 +46,7 @@ class _Channels:
         convolved: dict[int, list[Conv]] = defaultdict(list)
         offsets = torch.tensor([s.offset for s in graph.spaces])
         for op in graph.operators:
-            where = int(torch.searchsorted(offsets, torch.tensor(op.target.offset), right=True)) - 1
+            where = int(torch.searchsorted(offsets, torch.tensor(op.target.first_slot), right=True)) - 1
             writers[where].append(op)
             if isinstance(op, Conv) and (first := _first_slot(op.source)) is not None:
                 convolved[int(torch.searchsorted(offsets, torch.tensor(first), right=True)) - 1].append(op)
@@ -160,9 +160,11 @@ class _Channels:
 def _regions(ops: list[EdgeOperator]) -> list[list[EdgeOperator]]:
     """Operators grouped by the part of the space that they write, in order of first appearance."""
     groups: dict[tuple[int, int], list[EdgeOperator]] = {}
+    scattered = [op for op in ops if op.target.table is not None]  # they may write anywhere: each for itself
     for op in ops:
-        groups.setdefault((op.target.offset, op.target.numel), []).append(op)
-    done: list[list[EdgeOperator]] = []
+        if op.target.table is None:
+            groups.setdefault((op.target.offset, op.target.numel), []).append(op)
+    done = [[op] for op in scattered]
     covered: list[tuple[int, int]] = []
     for (start, size), members in sorted(groups.items(), key=lambda item: -item[0][1]):
         if any(a <= start and start + size <= a + n for a, n in covered):
