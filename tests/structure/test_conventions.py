@@ -662,3 +662,18 @@ def test_a_value_that_a_rule_hides_is_an_error_that_says_so() -> None:
     with use_host(Host(plugins=[("whole", Plugin())], entry_points=False)):
         with pytest.raises(StructureError, match=r"inside 'inner' is used outside"):
             build_graph(Outer(), r(1, 3))
+
+
+class FillConstant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(4).masked_fill(torch.tensor([True, False, True, False]), self.layer(x).sum())
+
+
+def test_a_constant_filled_with_an_activation_depends_on_it() -> None:
+    graph = build_graph(FillConstant(), r(1, 3))
+    assert graph.num_weight_edges == 3
+    assert bool((graph.is_output & graph.is_node).any())

@@ -138,7 +138,7 @@ def masked_fill(b: Builder, node: Node) -> Signal:
     x = _shaped(node.arg(0, "self").signal, shape) if node.arg(0, "self").signal is not None else None
     mask, value = node.arg(1, "mask"), node.arg(2, "value")
     if x is None:
-        raise NotImplementedError("masked_fill of a constant with an activation")
+        return NotImplemented  # a constant filled with an activation
     if mask.data_dependent or not mask.known():
         return b.one_to_one(x, keeps_zero=False)
     if isinstance(value, Arg):
