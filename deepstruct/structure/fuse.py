@@ -102,5 +102,6 @@ def _spaces_of(op: EdgeOperator, offsets: torch.Tensor) -> torch.Tensor:
         first = table[table >= 0]
         if first.numel() == 0:
             return first
-    which = torch.searchsorted(offsets, first, right=True) - 1
-    return which.unique()
+    seen = torch.zeros(offsets.numel(), dtype=torch.bool)
+    seen[torch.searchsorted(offsets, first, right=True) - 1] = True
+    return seen.nonzero().reshape(-1)
