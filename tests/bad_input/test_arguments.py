@@ -47,7 +47,6 @@ def x():
         ({"partition": lambda space: 1 / 0}, StructureError, ("ZeroDivisionError", "partition function")),
         ({"threshold": 0.1, "density": 0.5}, InputError, ("threshold", "density", "one of them")),
     ],
-    ids=str,
 )
 def test_what_there_is_not(options, kind, words, model, x, refused):
     if "partition" in options or "unit" in options:

@@ -43,7 +43,6 @@ def test_no_input_is_found(refused):
         (conv(), (1, 3, 2, 2), ("'0'", "(1, 3, 2, 2)")),
         (conv(), (1, 3, 0, 8), ("'0'", "(1, 3, 0, 8)")),
     ],
-    ids=str,
 )
 def test_wrong_shapes(model, shape, words, refused):
     refused(TraceError, model, torch.randn(shape), "model(example_input)", *words)
@@ -57,7 +56,6 @@ def test_wrong_shapes(model, shape, words, refused):
         (linear(), torch.complex64, ("complex64 by float32",)),
         (linear().half(), torch.float32, ("float32 by float16",)),
     ],
-    ids=str,
 )
 def test_another_dtype(model, dtype, words, refused):
     """Fake tensors would let it pass; the model itself would not."""

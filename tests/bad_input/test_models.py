@@ -120,7 +120,7 @@ def test_interrupts_pass():
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4)), (1, 3, 6, 6)),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), (1, 3, 6, 6)),
     ],
-    ids=lambda v: str(v) if isinstance(v, tuple) else type(v[1]).__name__,
+    ids=lambda v: str(v) if isinstance(v, tuple) and "0x" not in str(v) else None,
 )
 def test_batch_norm_in_training_mode(model, shape, refused):
     x = torch.randn(shape)
