@@ -34,6 +34,11 @@ class BuildError(RuntimeError):
     """There is no compiler, no torch with headers, or the compiler refuses; the message says which."""
 
 
+def suffix() -> str:
+    """How a shared library's name ends here."""
+    return ".pyd" if sys.platform == "win32" else ".so"
+
+
 def source_folder() -> Path:
     """csrc/masked of the checkout, or its copy in an installed package."""
     here = Path(__file__).resolve()

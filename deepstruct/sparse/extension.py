@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import sys
-import sysconfig
 from pathlib import Path
+
+from deepstruct.sparse.build import suffix
 
 NAME = "_masked"
 _state: dict[str, str | None] = {"path": None, "problem": None}
@@ -16,13 +16,13 @@ _told = False
 
 def installed_path() -> Path:
     """Where a build puts the library when the package's own folder can be written to."""
-    return Path(__file__).resolve().parents[1] / f"{NAME}.abi3{_suffix()}"
+    return Path(__file__).resolve().parents[1] / f"{NAME}.abi3{suffix()}"
 
 
 def user_path() -> Path:
     """Where it goes otherwise: a cache folder of the user."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "deepstruct" / f"{NAME}.abi3{_suffix()}"
+    return Path(base) / "deepstruct" / f"{NAME}.abi3{suffix()}"
 
 
 def load() -> None:
@@ -83,16 +83,3 @@ def isa() -> str:
     function = ctypes.CDLL(_state["path"]).deepstruct_masked_isa
     function.restype = ctypes.c_char_p
     return function().decode()
-
-
-def has_torch_headers() -> bool:
-    """Whether this torch came with what a build needs."""
-    spec = importlib.util.find_spec("torch")
-    return (
-        spec is not None and spec.origin is not None and (Path(spec.origin).parent / "include/torch").is_dir()
-    )
-
-
-def _suffix() -> str:
-    suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".so"
-    return ".pyd" if sys.platform == "win32" else suffix
