@@ -1,8 +1,8 @@
 """Forward and backward of linear layers, dense, masked and sparse, interleaved in one run.
 
-    python benchmarks/masked/bench_linear.py --table          the rows that the project promises something about
-    python benchmarks/masked/bench_linear.py --quick          a part of the grid
-    python benchmarks/masked/bench_linear.py --threads 2      the whole grid (long)
+    python benchmarks/masked/bench_linear.py --table       the rows of docs/masked-layers.md
+    python benchmarks/masked/bench_linear.py --quick       a part of the grid
+    python benchmarks/masked/bench_linear.py --threads 2   the whole grid (long)
 
 The peers sparseprop and sparselab take part if they can be imported. Times are the CPU time of this process
 (wall time with several threads), the best of a number of rounds; a round times every contestant once.
@@ -149,7 +149,8 @@ def main() -> None:
             case for case in grid if case[0] < 4096 and case[2] in (16, 256) and case[3] in (0.5, 0.9, 0.99)
         ]
     print(
-        f"torch {torch.__version__}, kernels {extension.isa()}, {options.threads} threads; ms are fwd / fwd+bwd"
+        f"torch {torch.__version__}, kernels {extension.isa()}, {options.threads} threads; "
+        "milliseconds are forward / forward + backward"
     )
     rows, slower = [], []
     for out, inputs, batch, sparsity in grid:
@@ -165,10 +166,11 @@ def main() -> None:
                 line + (f", {min(peers) / both[ours]:.2f} over the better peer" if peers else ""), flush=True
             )
         slower.append(both["masked eager"] / both["MaskedLinearLayer"])
-        rows += [(inputs, out, batch, sparsity, options.threads, name, *t) for name, t in times.items()]
+        case = (inputs, out, batch, sparsity, options.threads)
+        rows += [(*case, name, *t) for name, t in times.items()]
     print(
-        f"MaskedLinearLayer over masked eager: worst {min(slower):.2f}, median {statistics.median(slower):.2f} "
-        f"of {len(slower)} cases"
+        f"MaskedLinearLayer over masked eager: worst {min(slower):.2f}, "
+        f"median {statistics.median(slower):.2f} of {len(slower)} cases"
     )
     if options.csv:
         with open(options.csv, "w", newline="") as file:

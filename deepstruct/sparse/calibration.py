@@ -26,6 +26,7 @@ SIZES = (256, 1024)
 BATCHES = (1, 32, 256)
 DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 SMALLEST = 64 * 1024  # weights; below, calling costs more than multiplying
+WIDE = 512  # output channels of a convolution
 MARGIN = 1.1
 Table = dict[str, float]
 
@@ -44,19 +45,20 @@ def sparse_pays(weights: int, batch: int, density: Callable[[], float]) -> bool:
     return density() <= crossovers()[_key(size, nearest)]
 
 
-def convolution_pays(weights: int, density: Callable[[], float]) -> bool:
-    """The same for a convolution, whose many windows make a large batch and cost extra to gather.
+def convolution_pays(out_channels: int, weights: int, density: Callable[[], float]) -> bool:
+    """Whether a convolution should gather its windows and multiply on the support.
 
-    A quarter of the linear layer's crossover: what `benchmarks/masked` shows to be safe.
+    Gathering costs as much for few output channels as for many: it is worth it for wide layers only (see
+    benchmarks/masked/bench_conv.py: even at 256 channels, a gain of a half and more at 512).
     """
     if weights < SMALLEST:
         return False
     fixed = override()
     if fixed is not None:
         return density() <= fixed
-    if extension.path() is None or density() > DENSITIES[0] / 4:
+    if extension.path() is None or out_channels < WIDE or density() > DENSITIES[0]:
         return False
-    return density() <= crossovers()[_key(SIZES[1], BATCHES[-1])] / 4
+    return density() <= crossovers()[_key(SIZES[1], BATCHES[-1])]
 
 
 def override() -> float | None:

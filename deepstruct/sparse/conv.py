@@ -61,9 +61,9 @@ class _MaskedConv(MaskedLayer):
             )
         if self.backend != "auto":
             return self.backend == "sparse"
-        # Gathering the windows costs about as much as a product at this density: sparse must save more.
+        weights = self.weight.numel()
         return able and calibration.convolution_pays(
-            self.weight.numel(), lambda: plan_of(self._mask).density()
+            len(self.weight), weights, lambda: plan_of(self._mask).density()
         )
 
     def _padded(self, x: Tensor) -> Tensor:
