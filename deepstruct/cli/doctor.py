@@ -14,7 +14,7 @@ from deepstruct.cli.plugins import inspected_host
 
 PACKAGES = ("torch", "numpy", "scipy", "networkx", "igraph", "pluggy", "click", "rich")
 EXTRAS = ("pandas", "matplotlib", "scikit-learn", "safetensors", "transformers", "timm", "torchvision")
-EXTENSIONS = ("deepstruct._masked", "deepstruct._graph")
+EXTENSIONS = ("deepstruct._graph",)
 """Compiled modules; without them everything runs on PyTorch alone."""
 
 
@@ -34,6 +34,8 @@ def doctor() -> None:
     for name in EXTENSIONS:
         found = importlib.util.find_spec(name)
         _line(name.partition(".")[2].strip("_") + " ext", found.origin or "built" if found else "not built")
+    for name, value in _masked():
+        _line(name, value)
     problems += _plugins()
     for problem in problems:
         click.echo(f"problem: {problem}")
@@ -53,6 +55,16 @@ def _torch() -> list[str]:
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "not available"
     _line("cuda", cuda)
     return []
+
+
+def _masked() -> list[tuple[str, str]]:
+    # Measures the crossover if this machine has none yet: a few seconds, once.
+    try:
+        from deepstruct.sparse.install import report
+
+        return report()
+    except ImportError as error:
+        return [("masked ext", f"cannot be imported: {error}")]
 
 
 def _plugins() -> list[str]:

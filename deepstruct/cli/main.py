@@ -11,6 +11,7 @@ import click
 
 from deepstruct import __version__
 from deepstruct.cli.analyze import analyze
+from deepstruct.cli.build_ext import build_ext
 from deepstruct.cli.demo import demo
 from deepstruct.cli.doctor import doctor
 from deepstruct.cli.plugins import plugins
@@ -66,6 +67,7 @@ cli.add_command(analyze)
 cli.add_command(plugins)
 cli.add_command(doctor)
 cli.add_command(demo)
+cli.add_command(build_ext)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,210 @@
+#include "linear.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "kernels.h"
+
+namespace deepstruct {
+namespace {
+
+constexpr int64_t kChunk = 4;  // batch tiles that are packed at a time: bounds the scratch memory
+
+// Memory that is kept between calls: fresh pages cost more than the transposes that fill them.
+class Scratch {
+ public:
+  explicit Scratch(int slot) : slot_(slot) {}
+  template <typename T>
+  T* get(int64_t count) {
+    const std::size_t bytes = (static_cast<std::size_t>(std::max<int64_t>(count, 1)) * sizeof(T) + 63) / 64 * 64;
+    Block& block = blocks()[slot_];
+    if (block.bytes < bytes) {
+      block.data.reset();
+      block.bytes = 0;
+      block.data.reset(std::aligned_alloc(64, bytes));
+      if (!block.data) throw std::bad_alloc();
+      block.bytes = bytes;
+    }
+    return static_cast<T*>(block.data.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  struct Block {
+    std::unique_ptr<void, Free> data;
+    std::size_t bytes = 0;
+  };
+  static Block* blocks() {
+    thread_local Block all[5];
+    return all;
+  }
+  int slot_;
+};
+
+template <typename T>
+struct Tiles {
+  static constexpr int64_t unit = kUnit / sizeof(T);
+  static constexpr int64_t full = unit * kMaxUnits;
+  int64_t batch;
+  int64_t count() const { return (batch + full - 1) / full; }
+  int64_t samples(int64_t tile) const { return std::min(full, batch - tile * full); }
+  // The last tile is only as wide as it must be.
+  int units(int64_t tile) const { return static_cast<int>((samples(tile) + unit - 1) / unit); }
+};
+
+// Tiles [first, first + n) of a row-major matrix, each at its own place of `out`.
+template <typename T>
+void pack_chunk(const T* matrix, int64_t features, Tiles<T> tiles, int64_t first, int64_t n, T* out,
+                const Parallel& parallel) {
+  constexpr int64_t strip = 64;  // features at a time: transposing with long strides would alias in the cache
+  const int64_t strips = (features + strip - 1) / strip;
+  parallel(n * strips, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t t = task / strips, f = task % strips * strip;
+      kernels<T>().pack(matrix + (first + t) * tiles.full * features, features,
+                        static_cast<int>(tiles.samples(first + t)), tiles.units(first + t), f,
+                        std::min(f + strip, features), out + t * tiles.full * features);
+    }
+  });
+}
+
+// out[batch][rows] for the tiles of one chunk; a task is one panel of one batch tile.
+template <typename T>
+void product_chunk(const Layout& layout, const T* values, const T* packed, const T* bias, Tiles<T> tiles, int64_t first,
+                   int64_t n, T* out, const Parallel& parallel) {
+  parallel(n * layout.panels, [&](int64_t begin, int64_t end) {
+    T* sums = Scratch(4).get<T>(kPanel * tiles.full);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t t = task / layout.panels, panel = task % layout.panels;
+      const int units = tiles.units(first + t);
+      const int64_t width = units * tiles.unit, top = panel * kPanel;
+      const int64_t height = std::min<int64_t>(kPanel, layout.rows - top);
+      if (bias)
+        for (int64_t r = 0; r < height; ++r) std::fill_n(sums + r * width, width, bias[top + r]);
+      else
+        std::memset(sums, 0, height * width * sizeof(T));
+      for (int64_t block = 0; block < layout.blocks; ++block)
+        kernels<T>().product(&layout, values, panel, block, units, packed + t * tiles.full * layout.cols, sums);
+      kernels<T>().unpack(sums, units, top, top + height, out + (first + t) * tiles.full * layout.rows, layout.rows,
+                          static_cast<int>(tiles.samples(first + t)));
+    }
+  });
+}
+
+// grad_x through the layout itself. A task is a block of columns, since tasks must not add into the same ones.
+template <typename T>
+void scatter_chunk(const Layout& layout, const T* values, const T* packed_grad, Tiles<T> tiles, int64_t first,
+                   int64_t n, T* grad_x, const Parallel& parallel) {
+  parallel(layout.blocks, [&](int64_t begin, int64_t end) {
+    const int64_t stride = int64_t{256} * tiles.full;
+    T* sums = Scratch(4).get<T>(n * stride);
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t left = block * layout.block, columns = std::min<int64_t>(layout.block, layout.cols - left);
+      std::memset(sums, 0, n * stride * sizeof(T));
+      for (int64_t panel = 0; panel < layout.panels; ++panel)
+        for (int64_t t = 0; t < n; ++t)
+          kernels<T>().scatter(&layout, values, panel, block, tiles.units(first + t),
+                               packed_grad + t * tiles.full * layout.rows, sums + t * stride);
+      for (int64_t t = 0; t < n; ++t)
+        kernels<T>().unpack(sums + t * stride, tiles.units(first + t), left, left + columns,
+                            grad_x + (first + t) * tiles.full * layout.cols, layout.cols,
+                            static_cast<int>(tiles.samples(first + t)));
+    }
+  });
+}
+
+template <typename T>
+void backward_vector(const Layout& layout, const T* values, const T* x, const T* grad_y, T* grad_x, T* grad_values,
+                     const Parallel& parallel) {
+  parallel(layout.blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t left = block * layout.block;
+      if (grad_x) std::fill_n(grad_x + left, std::min<int64_t>(layout.block, layout.cols - left), T(0));
+      for (int64_t panel = 0; panel < layout.panels; ++panel) {
+        if (grad_x) kernels<T>().scatter_vector(&layout, values, panel, block, grad_y, grad_x + left);
+        if (grad_values) kernels<T>().support_vector(&layout, panel, block, grad_y, x, grad_values);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+template <typename T>
+void forward(const Layout& layout, const T* values, const T* x, const T* bias, int64_t batch, T* y,
+             const Parallel& parallel) {
+  const Tiles<T> tiles{batch};
+  if (batch == 1) {
+    parallel(layout.panels, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; ++panel) {
+        const int64_t top = panel * kPanel, height = std::min<int64_t>(kPanel, layout.rows - top);
+        if (bias)
+          std::copy_n(bias + top, height, y + top);
+        else
+          std::fill_n(y + top, height, T(0));
+        for (int64_t block = 0; block < layout.blocks; ++block)
+          kernels<T>().product_vector(&layout, values, panel, block, x, y + top);
+      }
+    });
+    return;
+  }
+  T* packed = Scratch(0).get<T>(std::min(kChunk, tiles.count()) * tiles.full * layout.cols);
+  for (int64_t first = 0; first < tiles.count(); first += kChunk) {
+    const int64_t n = std::min(kChunk, tiles.count() - first);
+    pack_chunk(x, layout.cols, tiles, first, n, packed, parallel);
+    product_chunk(layout, values, packed, bias, tiles, first, n, y, parallel);
+  }
+}
+
+template <typename T>
+void backward(const Layout& layout, const Twin* twin, const T* values, const T* x, const T* grad_y, int64_t batch,
+              T* grad_x, T* grad_values, int64_t n_values, const Parallel& parallel) {
+  const Tiles<T> tiles{batch};
+  if (batch == 0) {
+    if (grad_values) std::fill_n(grad_values, n_values, T(0));
+    return;
+  }
+  if (batch == 1) return backward_vector(layout, values, x, grad_y, grad_x, grad_values, parallel);
+  const int64_t most = std::min(kChunk, tiles.count()) * tiles.full;
+  T* packed_grad = Scratch(0).get<T>(most * layout.rows);
+  T* packed_x = grad_values ? Scratch(1).get<T>(most * layout.cols) : nullptr;
+  T* twin_values = nullptr;
+  if (grad_x && twin) {
+    twin_values = Scratch(2).get<T>(twin->values);
+    parallel((twin->values + 4095) / 4096, [&](int64_t begin, int64_t end) {
+      kernels<T>().gather(values, twin->order, begin * 4096, std::min(end * 4096, twin->values), twin_values);
+    });
+  }
+  for (int64_t first = 0; first < tiles.count(); first += kChunk) {
+    const int64_t n = std::min(kChunk, tiles.count() - first);
+    pack_chunk(grad_y, layout.rows, tiles, first, n, packed_grad, parallel);
+    if (grad_x && twin)
+      product_chunk(twin->layout, twin_values, packed_grad, static_cast<const T*>(nullptr), tiles, first, n, grad_x,
+                    parallel);
+    else if (grad_x)
+      scatter_chunk(layout, values, packed_grad, tiles, first, n, grad_x, parallel);
+    if (!grad_values) continue;
+    pack_chunk(x, layout.cols, tiles, first, n, packed_x, parallel);
+    parallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task)
+        for (int64_t t = 0; t < n; ++t)
+          kernels<T>().support(&layout, task / layout.blocks, task % layout.blocks, tiles.units(first + t),
+                               packed_grad + t * tiles.full * layout.rows, packed_x + t * tiles.full * layout.cols,
+                               first + t == 0, grad_values);
+    });
+  }
+}
+
+template void forward(const Layout&, const float*, const float*, const float*, int64_t, float*, const Parallel&);
+template void forward(const Layout&, const double*, const double*, const double*, int64_t, double*, const Parallel&);
+template void backward(const Layout&, const Twin*, const float*, const float*, const float*, int64_t, float*, float*,
+                       int64_t, const Parallel&);
+template void backward(const Layout&, const Twin*, const double*, const double*, const double*, int64_t, double*,
+                       double*, int64_t, const Parallel&);
+
+}  // namespace deepstruct

@@ -1,0 +1,35 @@
+// y = x W' + b and its gradients, W sparse: how the kernels are put together. Knows no torch.
+#ifndef DEEPSTRUCT_MASKED_LINEAR_H
+#define DEEPSTRUCT_MASKED_LINEAR_H
+
+#include <cstdint>
+#include <functional>
+
+#include "layout.h"
+
+namespace deepstruct {
+
+// Calls body(begin, end) on parts that together make up [0, tasks).
+using Parallel = std::function<void(int64_t tasks, const std::function<void(int64_t, int64_t)>& body)>;
+
+// y[batch][rows] = x[batch][cols] W' + bias. x and y are row-major and contiguous; bias may be null.
+template <typename T>
+void forward(const Layout& layout, const T* values, const T* x, const T* bias, int64_t batch, T* y,
+             const Parallel& parallel);
+
+// The transposed twin of a layout: its own layout (cols x rows), and where its values come from.
+struct Twin {
+  Layout layout;
+  const int32_t* order;
+  int64_t values;
+};
+
+// grad_x[batch][cols] = grad_y W and grad_values = (grad_y' x) on the support. Either may be null.
+// `twin` may be null: then grad_x goes through the layout itself, adding into columns.
+template <typename T>
+void backward(const Layout& layout, const Twin* twin, const T* values, const T* x, const T* grad_y, int64_t batch,
+              T* grad_x, T* grad_values, int64_t n_values, const Parallel& parallel);
+
+}  // namespace deepstruct
+
+#endif

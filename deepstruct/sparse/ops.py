@@ -1,0 +1,91 @@
+"""`torch.ops.deepstruct.*`: schemas, fake kernels and autograd of the sparse linear layer.
+
+The schemas live here. Every device has the PyTorch reference; the compiled extension puts its own kernels in
+front of it for the CPU. The structure travels as tensors (see `layout`), so that nothing here holds state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepstruct.sparse import extension, reference
+
+_STRUCTURE = (
+    "Tensor table, Tensor row_ids, Tensor columns, "
+    "Tensor twin_table, Tensor twin_row_ids, Tensor twin_columns, Tensor twin_order"
+)
+
+_library = torch.library.Library("deepstruct", "DEF")
+_library.define(f"sparse_linear(Tensor x, Tensor values, Tensor? bias, {_STRUCTURE}, int rows) -> Tensor")
+_library.define(
+    f"sparse_linear_backward(Tensor grad, Tensor x, Tensor values, {_STRUCTURE}, "
+    "bool need_x, bool need_values) -> (Tensor, Tensor)"
+)
+_library.define(
+    "build_layout(Tensor starts, Tensor indices, int cols, int block) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+for _name in ("sparse_linear", "sparse_linear_backward", "build_layout"):
+    _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+extension.load()
+
+
+@torch.library.register_fake("deepstruct::sparse_linear", lib=_library)
+def _(x: Tensor, values: Tensor, bias: Tensor | None, *structure: Any) -> Tensor:
+    return x.new_empty((x.shape[0], structure[-1]))
+
+
+@torch.library.register_fake("deepstruct::sparse_linear_backward", lib=_library)
+def _(grad: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    need_x, need_values = rest[-2:]
+    return x.new_empty(x.shape if need_x else (0,)), values.new_empty(values.shape if need_values else (0,))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, values, bias, *structure, _rows = inputs
+    ctx.save_for_backward(x, values, *structure)
+    ctx.has_bias = bias is not None
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, values, *structure = ctx.saved_tensors
+    need_x, need_values, need_bias = ctx.needs_input_grad[:3]
+    grad_x = grad_values = grad_bias = None
+    if need_x or need_values:
+        found = torch.ops.deepstruct.sparse_linear_backward(grad, x, values, *structure, need_x, need_values)
+        grad_x, grad_values = (
+            g if need else None for g, need in zip(found, (need_x, need_values), strict=True)
+        )
+    if need_bias and ctx.has_bias:
+        grad_bias = grad.sum(0)
+    return grad_x, grad_values, grad_bias, *[None] * 8
+
+
+torch.library.register_autograd("deepstruct::sparse_linear", _backward, setup_context=_setup, lib=_library)
+
+
+def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.need_x, ctx.need_values = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_twice(ctx: Any, grad_grad_x: Tensor | None, grad_grad_values: Tensor | None) -> tuple[Any, ...]:
+    """Both results are bilinear, so their gradients are the same two products with other operands."""
+    grad, x, values, *structure = ctx.saved_tensors
+    forward, backward = torch.ops.deepstruct.sparse_linear, torch.ops.deepstruct.sparse_linear_backward
+    of_grad = of_x = of_values = None
+    if ctx.need_x and grad_grad_x is not None:
+        of_grad = forward(grad_grad_x, values, None, *structure, grad.shape[1])
+        of_values = backward(grad, grad_grad_x, values, *structure, False, True)[1]
+    if ctx.need_values and grad_grad_values is not None:
+        more = forward(x, grad_grad_values, None, *structure, grad.shape[1])
+        of_grad = more if of_grad is None else of_grad + more
+        of_x = backward(grad, x, grad_grad_values, *structure, True, False)[0]
+    return of_grad, of_x, of_values, *[None] * 9
+
+
+torch.library.register_autograd(
+    "deepstruct::sparse_linear_backward", _backward_twice, setup_context=_setup_twice, lib=_library
+)
