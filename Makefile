@@ -65,7 +65,7 @@ check:
 $(VENV)/bin/python: | check
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/base.stamp: pyproject.toml requirements/base.txt | $(VENV)/bin/python
+$(VENV)/base.stamp: pyproject.toml setup.py requirements/base.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -r requirements/base.txt
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $@
