@@ -68,11 +68,16 @@ def kept(here: Here, x: torch.Tensor, *rest: Any, **named: Any) -> Results:
 
 @_for("clamp", "clamp_min", "clamp_max", "clip", "maximum", "minimum", "fmax", "fmin")
 def bounded(here: Here, x: torch.Tensor, *rest: Any, **named: Any) -> Results:
+    """Goes through the same value at zero; bounds that are tensors take part."""
+    bounds = [*rest, *named.values()]
+    if not any(isinstance(bound, torch.Tensor) for bound in bounds):
+        low = named.get("min", rest[0] if rest and here.name != "clamp_max" else None)
+        high = named.get("max", rest[-1] if rest and (len(rest) > 1 or here.name == "clamp_max") else None)
+        return [0.9 * x + torch.zeros((), dtype=x.dtype).clamp(low, high) if bounds else 0.9 * x]
     y = 0.9 * x
-    for k, bound in enumerate((*rest, *named.values())):
+    for k, bound in enumerate(bounds):
         if isinstance(bound, torch.Tensor):
-            bound = bound.nan_to_num(neginf=0.0, posinf=0.0) if bound.isinf().any() else bound
-            y = y + (0.3 + 0.1 * k) * bound
+            y = y + (0.3 + 0.1 * k) * torch.where(bound.isinf(), torch.zeros_like(bound), bound)
     return [y]
 
 

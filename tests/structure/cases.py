@@ -291,6 +291,9 @@ fn("masked scores less their maximum", lambda x, y: (lambda s: (s - s.amax(-1, k
 fn("masked scores and an activation", lambda x, z, y: (x + z.masked_fill(torch.ones(4, 4).triu(1).bool(), -1e9)).softmax(-1) @ y,
    r(1, 4, 4), r(1, 4, 4, seed=1), r(1, 4, 2))  # fmt: skip
 fn("clamp", lambda x: x.clamp(-0.5, 0.5) + x.clamp_min(0).flip(1), r(1, 3))
+fn("padding that a clamp makes a constant", lambda x, y: F.pad(x, (0, 1)).clamp_min(0.5) @ y, r(2, 2), r(3, 2))
+fn("padding that a clamp leaves at zero", lambda x, y: F.pad(x, (0, 1)).clamp(0, 6) @ y + F.pad(x, (1, 0)).clamp_max(1.0) @ y,
+   r(2, 2), r(3, 2))  # fmt: skip
 fn("clamp by activations", lambda x, y, z: torch.clamp(x, y, z), r(1, 3), r(1, 3, seed=1), r(1, 3, seed=2))
 fn("maximum", lambda x, y: torch.maximum(x, y) + torch.minimum(x, y).roll(1), r(1, 3), r(1, 3, seed=1))
 fn("max of two", lambda x, y: torch.max(x, y), r(1, 3), r(1, 3, seed=1))

@@ -26,6 +26,10 @@ ELSEWHERE = {
     "op miopen_batch_norm": "test_kernels_of_other_devices",
     "op cudnn_grid_sampler": "test_kernels_of_other_devices",
     "op _batch_norm_with_update": "test_batch_norm_in_training_is_refused",
+    "module deepstruct.sparse.masked:MaskedLinearLayer": "test_masked_linear_layers",
+    "module deepstruct.sparse.linear:SparseLinear": "test_masked_linear_layers",
+    "module deepstruct.sparse.conv:MaskedConv1d": "test_masked_convolutions",
+    "module deepstruct.sparse.conv:MaskedConv2d": "test_masked_convolutions",
 }
 _seen: set[str] = set()
 
@@ -198,3 +202,45 @@ def test_positions_of_maxima_are_control() -> None:
     assert (graph.num_nodes, graph.num_edges, len(graph.output_nodes())) == (4, 0, 0)
     assert any("does not depend on activations" in note for note in graph.notes)
     assert count_paths(graph) == 0
+
+
+# -- our own masked layers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["auto", "dense", "sparse"])
+def test_masked_linear_layers(backend: str) -> None:
+    """A masked layer, and what is left of it as a sparse one, have the graph of a layer with zeros."""
+    from deepstruct.sparse import MaskedLinearLayer, compress
+
+    layer = MaskedLinearLayer(8, 5, backend=backend)
+    layer.mask[:, :] = torch.rand(5, 8, generator=torch.Generator().manual_seed(0)) < 0.3
+    plain = nn.Linear(8, 5)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight * layer.mask)
+    expected = build_graph(plain, r(1, 3, 8)).edge_list()
+    for model in (layer, compress(nn.Sequential(layer))):
+        graph = build_graph(model, r(1, 3, 8))
+        edges = graph.edge_list()
+        assert edges.source.tolist() == expected.source.tolist()
+        assert edges.target.tolist() == expected.target.tolist()
+        assert edges.weight.tolist() == pytest.approx(expected.weight.tolist())
+        assert (graph.num_weights, graph.num_nonzero_weights) == (40, int(layer.mask.sum()))
+        check_equality(model, r(1, 3, 8))
+
+
+@pytest.mark.parametrize("backend", ["auto", "dense", "sparse"])
+@pytest.mark.parametrize("axes", [1, 2])
+def test_masked_convolutions(axes: int, backend: str) -> None:
+    from deepstruct.sparse import MaskedConv1d, MaskedConv2d
+
+    kind, twin = ((MaskedConv1d, nn.Conv1d), (MaskedConv2d, nn.Conv2d))[axes - 1]
+    layer = kind(2, 3, 3, padding=1, stride=2, backend=backend)
+    layer.mask[:] = torch.rand(layer.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    plain = twin(2, 3, 3, padding=1, stride=2)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight * layer.mask)
+    x = r(1, 2, *[5] * axes)
+    edges, expected = build_graph(layer, x).edge_list(), build_graph(plain, x).edge_list()
+    assert edges.source.tolist() == expected.source.tolist()
+    assert edges.target.tolist() == expected.target.tolist()
+    assert edges.weight.tolist() == pytest.approx(expected.weight.tolist())

@@ -15,6 +15,7 @@ def deepstruct_rules() -> list[Rule]:
         algebra,
         contraction,
         loss,
+        masked,
         norm,
         pointwise,
         recurrent,
@@ -25,5 +26,7 @@ def deepstruct_rules() -> list[Rule]:
         window,
     )
 
-    files = (pointwise, reindex, scatter, contraction, window, norm, recurrent, sample, spectral, algebra, loss)
+    files = (
+        pointwise, reindex, scatter, contraction, window, norm, recurrent, sample, spectral, algebra, loss, masked,
+    )  # fmt: skip
     return [rule for file in files for rule in file.rules.rules]

@@ -20,7 +20,7 @@ _KEEPS_ZERO = frozenset({
     "relu", "relu6", "hardtanh", "leaky_relu", "rrelu", "prelu", "_prelu_kernel", "elu", "celu", "selu", "gelu",
     "silu", "mish", "hardswish", "tanh", "abs", "neg", "sqrt", "square", "sin", "asin", "atan", "sinh", "asinh",
     "sign", "sgn", "erf", "expm1", "log1p", "softsign", "tan", "floor", "ceil", "round", "trunc", "mul", "div",
-    "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "nan_to_num", "threshold", "softshrink",
+    "maximum", "minimum", "nan_to_num", "threshold", "softshrink",
     "hardshrink", "tanhshrink", "real", "imag", "conj", "_conj", "view_as_real", "view_as_complex",
     "dropout", "native_dropout", "fmod", "remainder", "i0e", "relu_",
 })  # fmt: skip
@@ -178,6 +178,18 @@ def dropout(b: Builder, node: Node) -> list[Signal | None]:
     """Dropout in training mode: the units are those of evaluation."""
     b.note(_RANDOM)
     return [node.signals()[0], None]
+
+
+@rules.op("clamp", "clamp_min", "clamp_max")
+def clamp(b: Builder, node: Node) -> Signal:
+    """One to one between fixed bounds, of which zero may be none; a merge with bounds that are activations."""
+    if len(node.signals()) > 1 or any(isinstance(a, Arg) for a in (*node.args[1:], *node.kwargs.values())):
+        return pointwise(b, node)
+    low, high = node.arg(1, "min"), node.arg(2, "max")
+    if node.name == "clamp_max":
+        low, high = None, node.arg(1, "max")
+    inside = (low is None or low <= 0) and (high is None or high >= 0)
+    return b.one_to_one(node.signals()[0], keeps_zero=inside)
 
 
 @rules.op("glu")
