@@ -26,7 +26,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="there i
 
 
 def python(code: str, **variables: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEEPSTRUCT_NATIVE": "1", **variables}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
