@@ -50,7 +50,7 @@ docs: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	@if ls benchmarks/*.py >/dev/null 2>&1; then \
-		for f in benchmarks/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done; \
+		for f in benchmarks/bench_*.py benchmarks/*/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done; \
 	else echo "There are no benchmarks yet."; fi
 
 # python -m venv fails half-way on systems that ship Python without ensurepip: ask first.
