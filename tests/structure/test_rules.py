@@ -16,6 +16,7 @@ from deepstruct.testing import build_graph, check_containment, check_equality, c
 from deepstruct.testing.build import build_from_trace
 from deepstruct.trace import trace
 
+from . import cases_moves  # noqa: F401 - adds its cases to CASES
 from .cases import CASES, Case, Fn, r
 
 BY_NAME = {case.name: case for case in CASES}
