@@ -8,6 +8,11 @@ from deepstruct.plugin.markers import hookimpl
 
 __all__ = ["deepstruct_analyzers", "deepstruct_metrics"]
 
+FAMILIES = (  # modules of this package with a list METRICS each
+    "panel",
+    "layers",
+)
+
 
 @hookimpl
 def deepstruct_analyzers() -> list[Any]:
@@ -20,6 +25,7 @@ def deepstruct_analyzers() -> list[Any]:
 @hookimpl
 def deepstruct_metrics() -> list[Any]:
     """Its metrics of graph, layer and node scope."""
-    from deepstruct.analyzers.operator import layers, panel
+    from importlib import import_module
 
-    return [*panel.METRICS, *layers.METRICS]
+    modules = [import_module(f"deepstruct.analyzers.operator.{name}") for name in FAMILIES]
+    return [metric for module in modules for metric in module.METRICS]

@@ -52,6 +52,27 @@ class OperatorView:
         if self.graph.num_nodes == 0:
             raise MetricError("the graph has no nodes")
 
+    # -- from vectors over slots to numbers over nodes: metrics go through these, never through slots themselves
+
+    def nodes(self, slots: torch.Tensor) -> np.ndarray:
+        """A vector over slots as an array over nodes, in node order."""
+        return self.graph.slots_to_nodes(slots)
+
+    def total(self, slots: torch.Tensor) -> float:
+        """Sum over the nodes of a vector over slots."""
+        return float(slots[self.graph.is_node].sum(dtype=torch.float64))
+
+    def dot(self, left: torch.Tensor, right: torch.Tensor) -> float:
+        """Inner product over the nodes of two vectors over slots."""
+        both = self.graph.is_node
+        return float(left[both].to(torch.float64) @ right[both].to(torch.float64))
+
+    def need_explicit_units(self, what: str) -> None:
+        """Raise MetricError where some units have no slot of their own (implicit attention scores).
+
+        For recurrences that do more to a vector over slots than to pass it along edges and add it up.
+        """
+
     @cached_property
     def in_degree(self) -> np.ndarray:
         """int64 per node."""
