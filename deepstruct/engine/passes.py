@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from deepstruct.engine import native
 from deepstruct.engine.semiring import BOOLEAN, Counting, Modular, PathLength
 from deepstruct.engine.sweeps import apply, sweep
 from deepstruct.structure.graph import StructureGraph
@@ -86,12 +87,12 @@ def _units(graph: StructureGraph, side: Operand) -> torch.Tensor:
 
 def reached(graph: StructureGraph) -> torch.Tensor:
     """Boolean per slot: whether some source reaches the unit."""
-    return sweep(graph, graph.is_source, BOOLEAN) > 0.5
+    return sweep(graph, graph.is_source, BOOLEAN) > 0
 
 
 def reaching(graph: StructureGraph) -> torch.Tensor:
     """Boolean per slot: whether the unit reaches some output."""
-    return sweep(graph, graph.is_output, BOOLEAN, transpose=True) > 0.5
+    return sweep(graph, graph.is_output, BOOLEAN, transpose=True) > 0
 
 
 def path_lengths(graph: StructureGraph, *, longest: bool) -> torch.Tensor:
@@ -134,7 +135,8 @@ def path_count(graph: StructureGraph) -> int:
     """Number of paths from sources to outputs, as an exact integer.
 
     Residues modulo primes, joined by the Chinese remainder theorem. The primes are so small that sums over
-    the largest fan-in stay exact in float64, and so many that their product exceeds the count.
+    the largest fan-in stay exact (in 64 bits, or in float64 without compiled kernels), and so many that their
+    product exceeds the count.
     """
     counts = paths_from_sources(graph)
     total = float(counts[graph.is_output].sum()) if bool(graph.is_output.any()) else 0.0
@@ -144,7 +146,8 @@ def path_count(graph: StructureGraph) -> int:
     bits = math.log2(total) if math.isfinite(total) else log2_path_count(graph)
     fan_in = max((op.fan_in() for op in graph.operators), default=1)
     residue, modulus = 0, 1
-    for prime in _primes_below(int(EXACT) // max(2 * fan_in, 2)):
+    largest = min(2**49, 2**62 // (fan_in + 1)) if native.available() else int(EXACT) // max(2 * fan_in, 2)
+    for prime in _primes_below(largest):
         if math.log2(modulus) > bits + 2:
             break
         slots = sweep(graph, graph.is_source, Modular(prime))

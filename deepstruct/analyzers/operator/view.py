@@ -172,15 +172,14 @@ class OperatorView:
 
     def _shortest_by_waves(self) -> int:
         """Breadth-first waves, for graphs with cycles (no unit is part of a sum there)."""
-        here = self.graph.is_source.to(torch.float32)
+        here = self.graph.is_source.to(BOOLEAN.dtype)
         length = 0
         while True:
-            if bool((self.graph.is_output & (here > 0.5)).any()):
+            if bool((self.graph.is_output & (here > 0)).any()):
                 return length
             after = here.clone()
             for op in self.graph.operators:
                 BOOLEAN.join(after, op.target, apply(self.graph, op, here, BOOLEAN))
-            after = (after > 0.5).to(torch.float32)
             if torch.equal(after, here):
                 raise MetricError("no path leads from an input to an output")
             here, length = after, length + 1
