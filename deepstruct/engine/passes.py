@@ -8,7 +8,7 @@ import torch
 
 from deepstruct.engine import native
 from deepstruct.engine.semiring import BOOLEAN, Counting, Modular, PathLength
-from deepstruct.engine.sweeps import apply, sweep
+from deepstruct.engine.sweeps import apply, carry, sweep
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity, WeightMode
@@ -51,8 +51,7 @@ def _ones_through(graph: StructureGraph, op: EdgeOperator, transpose: bool) -> t
         ones = ones * valid
     if graph.live is not None:
         ones = ones * side.gather(graph.live, False)
-    out = op.backward(ones) if transpose else op.forward(ones)
-    return out.round().to(torch.float64)
+    return carry(op, ones, Counting(exact), transpose=transpose).round().to(torch.float64)
 
 
 def _only_live(graph: StructureGraph, op: EdgeOperator, values: torch.Tensor) -> torch.Tensor:
@@ -63,6 +62,7 @@ def strength(graph: StructureGraph) -> torch.Tensor:
     """float64 per slot: sum of |w| over the weight edges into and out of the unit."""
     into = torch.zeros(graph.num_slots, dtype=torch.float64)
     out_of = torch.zeros(graph.num_slots, dtype=torch.float64)
+    magnitudes = Counting(mode="abs")
     for op in graph.operators:
         if isinstance(op, Identity) and op.fused is not False:
             passed = op.source.gather(into)
@@ -71,8 +71,8 @@ def strength(graph: StructureGraph) -> torch.Tensor:
         if not op.weighted:
             continue
         source, target = (_units(graph, side) for side in (op.source, op.target))
-        op.target.accumulate(into, op.forward(source, "abs") * target)
-        op.source.accumulate(out_of, op.backward(target, "abs") * source)
+        op.target.accumulate(into, carry(op, source, magnitudes) * target)
+        op.source.accumulate(out_of, carry(op, target, magnitudes, transpose=True) * source)
     return into + out_of
 
 

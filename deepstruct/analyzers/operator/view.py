@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from deepstruct.engine import fixpoint, passes
-from deepstruct.engine.semiring import BOOLEAN
-from deepstruct.engine.sweeps import apply
+from deepstruct.engine.semiring import BOOLEAN, Counting
+from deepstruct.engine.sweeps import apply, carry
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import AnalysisContext
 from deepstruct.structure.graph import StructureGraph
@@ -134,7 +134,8 @@ class OperatorView:
             return int((both if kept is None else both & kept).sum())
         if bool(source.all()) and bool(target.all()):
             return op.count()
-        return op.count(source, target)
+        out = carry(op, source.to(torch.float64), Counting())
+        return round(float((out * target).sum()))
 
     @cached_property
     def effective_parameters(self) -> int:
