@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from deepstruct.engine import native
+from deepstruct.engine import budget, native
 from deepstruct.engine.semiring import BOOLEAN, Semiring
 from deepstruct.errors import MetricError
 from deepstruct.structure.graph import StructureGraph
@@ -114,6 +114,7 @@ def fixpoint(
 
 def _pass(graph: StructureGraph, slots: torch.Tensor, semiring: Semiring, transpose: bool) -> torch.Tensor:
     for op in reversed(graph.operators) if transpose else graph.operators:
+        budget.check()
         push(graph, op, slots, semiring, transpose=transpose)
     return slots
 
