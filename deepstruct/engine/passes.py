@@ -143,6 +143,7 @@ def path_count(graph: StructureGraph) -> int:
     largest = float(counts.max()) if counts.numel() else 0.0
     if max(total, largest) < EXACT:
         return int(total)
+    del counts
     bits = math.log2(total) if math.isfinite(total) else log2_path_count(graph)
     fan_in = max((op.fan_in() for op in graph.operators), default=1)
     residue, modulus = 0, 1

@@ -43,6 +43,7 @@ class OperatorView:
 
     def __init__(self, graph: StructureGraph, context: AnalysisContext) -> None:
         self.graph, self.context = graph, context
+        self._degree_counts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def need_dag(self) -> None:
         if not self.graph.is_dag:
@@ -82,6 +83,14 @@ class OperatorView:
     def out_degree(self) -> np.ndarray:
         """int64 per node."""
         return self.graph.slots_to_nodes(passes.out_degree(self.graph)).astype(np.int64)
+
+    def degree_counts(self, vector: str) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct values of "in_degree" or "out_degree", ascending, and how many nodes have each."""
+        if vector not in self._degree_counts:
+            counts = np.bincount(getattr(self, vector))
+            values = np.flatnonzero(counts)
+            self._degree_counts[vector] = values, counts[values]
+        return self._degree_counts[vector]
 
     @cached_property
     def strength(self) -> np.ndarray:
