@@ -91,7 +91,8 @@ def _degree_moment(vector: str, how: str) -> Callable[[OperatorView], float]:
 def _strength_moment(how: str) -> Callable[[OperatorView], float]:
     def compute(view: OperatorView) -> float:
         view.need_nodes()
-        return float({"mean": np.mean, "max": np.max, "variance": np.var}[how](view.strength))
+        values = view.strength
+        return float(values.mean() if how == "mean" else values.max() if how == "max" else values.var())
 
     return compute
 
