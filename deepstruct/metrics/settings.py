@@ -21,6 +21,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("probes", 8, "random vectors of metrics that estimate a trace (spectral moments)"),
     Setting("katz_alpha", "0.9 / spectral radius", "attenuation of Katz centrality"),
     Setting("pagerank_damping", 0.85, "damping of PageRank"),
+    Setting("removal_fractions", "0.1, 0.2, ..., 0.9", "shares of the hidden nodes that attack curves take out"),
+    Setting("removal_repeats", 8, "random orders that attack curves are averaged over"),
+    Setting("removal_seed", 0, "of these random orders"),
     Setting("max_floods", 2000, "components that are flooded one by one before the operator analyzer gives up"),
 )
 
