@@ -95,18 +95,25 @@ def test_removals_are_nested_and_seeded() -> None:
     )
 
 
-@pytest.mark.parametrize("bad", [{"removal_fractions": [0.5, 0.2]}, {"removal_fractions": [0.0]},
-                                 {"removal_fractions": 3}, {"removal_fractions": []}, {"removal_repeats": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"removal_fractions": [0.5, 0.2]}, {"removal_fractions": [0.0]}, {"removal_fractions": 3},
+        {"removal_fractions": []}, {"removal_repeats": 0},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_settings_that_make_no_sense(bad: dict) -> None:
     with pytest.raises(MetricError, match="the setting 'removal_"):
         plan(bad)
 
 
 def test_where_it_is_not_defined() -> None:
-    report = deepstruct.analyze(nn.Linear(3, 2).eval(), torch.randn(1, 3), orders="zeroth", metrics=["robustness_random"])
+    single, names = nn.Linear(3, 2).eval(), ["robustness_random"]
+    report = deepstruct.analyze(single, torch.randn(1, 3), orders="zeroth", metrics=names)
     assert "no hidden nodes" in report.skipped[0].reason
     net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)).eval()
     with torch.no_grad():
         net[1].weight.zero_()
-    report = deepstruct.analyze(net, torch.randn(1, 3), orders="zeroth", metrics=["robustness_random"])
+    report = deepstruct.analyze(net, torch.randn(1, 3), orders="zeroth", metrics=names)
     assert "no path leads from an input to an output" in report.skipped[0].reason
