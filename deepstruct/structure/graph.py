@@ -40,6 +40,7 @@ class StructureGraph:
         unknown: (op, module path) pairs that were wired all to all.
         origin: the graph of the order below, when this one is a quotient of it.
         outputs: (name, operand) of every output tensor of the model: which slot each of its elements is.
+        self_loops: of a quotient, boolean per slot: whether edges of zeroth order run within the node.
     """
 
     order: str
@@ -58,6 +59,7 @@ class StructureGraph:
     context: Any = field(default=None, repr=False)  # the trace and settings, for the orders above
     num_self_loops: int = 0  # nodes of a quotient that have edges within themselves (not drawn)
     outputs: Sequence[tuple[str, Operand]] = ()
+    self_loops: torch.Tensor | None = None
 
     # -- sizes
 
