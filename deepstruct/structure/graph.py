@@ -120,13 +120,11 @@ class StructureGraph:
     @cached_property
     def num_parallel_edges(self) -> int | None:
         """Edges beyond the first between the same two nodes; None where counting them does not fit 256 MiB."""
-        if self.order != "zeroth":
-            return 0 if self.origin is not None else self._parallel()
-        return self._parallel() if self.explicit_bytes() <= 256 << 20 else None
+        if self.order != "zeroth" and self.origin is not None:
+            return 0
+        from deepstruct.structure.parallel import count_parallel
 
-    def _parallel(self) -> int:
-        edges = self.edge_list()
-        return edges.num_edges - len(np.unique(np.stack([edges.source, edges.target]), axis=1).T)
+        return count_parallel(self, 256 << 20 if self.order == "zeroth" else 1 << 62)
 
     @cached_property
     def _weights(self) -> tuple[int, int]:
