@@ -171,3 +171,17 @@ def test_preferences_of_another_kind() -> None:
     with pytest.raises(InputError, match="prefer is of type int"):
         deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer=3)
     assert deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer="deepstruct").num_edges == 4
+
+
+@pytest.mark.parametrize("analyzer", ["igraph", "networkx"])
+@pytest.mark.parametrize("name", ["butterflies", "longest_path", "effective_nodes", "average_path_length"])
+def test_loops_over_the_explicit_graph_ask(analyzer: str, name: str) -> None:
+    values, skipped = analyze_graph(
+        graph(), [name], analyzer, AnalysisContext(max_seconds=1e-9), registry=Registry()
+    )
+    through = {("igraph", "average_path_length"), ("networkx", "longest_path"), ("networkx", "effective_nodes")}
+    if (analyzer, name) in through:
+        assert [v.name for v in values] == [name]  # one call of a library, or a short loop: it runs to its end
+    else:
+        assert values == []
+        assert "max_seconds" in skipped[0].reason
