@@ -12,7 +12,7 @@ import torch
 
 from deepstruct.errors import StructureError
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
-from deepstruct.structure.fuse import live_slots
+from deepstruct.structure.fuse import ParentField, live_slots
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity
 from deepstruct.structure.space import Space
@@ -48,7 +48,7 @@ class StructureGraph:
     spaces: list[Space]
     operators: list[EdgeOperator]
     is_output: torch.Tensor
-    parent: torch.Tensor | None = None
+    parent: ParentField = ParentField()  # noqa: RUF009
     num_parameters: int = 0
     is_dag: bool = True
     conventions: Mapping[str, str] = field(default_factory=dict)
@@ -90,8 +90,9 @@ class StructureGraph:
     def is_node(self) -> torch.Tensor:
         """Boolean per slot: whether it is a node of the graph."""
         node = torch.ones(self.num_slots, dtype=torch.bool) if self.live is None else self.live.clone()
-        if self.parent is not None:
-            node &= self.parent == torch.arange(self.num_slots)
+        parents = self.__dict__["_parents"]
+        if parents is not None:
+            parents.clear(node)
         return node
 
     @cached_property
