@@ -115,9 +115,9 @@ class Matmul(EdgeOperator):
             )
             assert live is not None
             if live.dim() == 2:
-                return rows * int(live.sum().item())
+                return rows * int(torch.count_nonzero(live))
             shape = (*self.source.shape[:-2], self.inner, self.outer)
-            return self.source.shape[-2] * int(live.expand(shape).sum().item())
+            return self.source.shape[-2] * int(torch.count_nonzero(live.expand(shape)))
         return super().count(source_ok, target_ok)
 
     def edges(self) -> Iterator[Edges]:
