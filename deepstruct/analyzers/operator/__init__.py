@@ -13,6 +13,8 @@ FAMILIES = (  # modules of this package with a list METRICS each
     "layers",
     "spectral",
     "rank",
+    "ramanujan",
+    "weightwatch",
     "robustness",
     "homology",
 )
