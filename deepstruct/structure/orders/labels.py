@@ -65,7 +65,9 @@ class _Channels:
                 self._set(space, _along(shape, axis))
             else:
                 for region in _regions(writers[space.index]):
-                    self.labels.write(region[0].target, self._local(region) + self.first[space.index])
+                    local = self._local(region)
+                    labels = (narrowed(local) + self.first[space.index]).expand(local.shape)
+                    self.labels.write(region[0].target, labels)
             self._rename(space)
             highest = narrowed(self.labels.parts[space.index])
             count = int(highest.max()) + 1 - self.first[space.index] if highest.numel() else 0
