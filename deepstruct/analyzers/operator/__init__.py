@@ -15,6 +15,7 @@ FAMILIES = (  # modules of this package with a list METRICS each
     "rank",
     "ramanujan",
     "weightwatch",
+    "partition",
     "robustness",
     "homology",
 )
