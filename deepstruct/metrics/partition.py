@@ -9,18 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from deepstruct.errors import MetricError
-from deepstruct.metrics.base import Setting
 from deepstruct.metrics.table import on_both
 
 if TYPE_CHECKING:
     from deepstruct.analyzers.igraph import IgraphView
     from deepstruct.analyzers.networkx import NetworkxView
 
-PARTITION = Setting(
-    "partition", "layer",
-    'groups of the metrics "..._of_partition": "layer" (a space of units), "module" (the top-level module that '
-    'created the unit), "channel", or one whole number for each node',
-)  # fmt: skip
 MULTI = "of the given partition (setting 'partition'), direction dropped, parallel edges counted as often as they occur"
 DEFINITIONS = {
     "modularity_of_partition": (f"Newman's modularity {MULTI}: sum over groups of L_c / m - (d_c / 2m)^2.", "Newman"),
@@ -64,15 +58,20 @@ def _labels(view: Any) -> list[int]:
     return chosen
 
 
+def _need_edges(view: Any) -> None:
+    if view.num_edges == 0:
+        raise MetricError("the graph has no edges")
+
+
 def _modularity_igraph(view: IgraphView) -> float:
-    view.need_edges()
+    _need_edges(view)
     return float(view.multigraph.modularity(_labels(view), directed=False))
 
 
 def _modularity_networkx(view: NetworkxView) -> float:
     import networkx as nx
 
-    view.need_edges()
+    _need_edges(view)
     members: dict[int, set[int]] = {}
     for node, label in enumerate(_labels(view)):
         members.setdefault(label, set()).add(node)
@@ -87,7 +86,6 @@ METRICS = on_both(
     DEFINITIONS["modularity_of_partition"][0],
     source=DEFINITIONS["modularity_of_partition"][1],
     default=False,
-    settings=(PARTITION,),
     igraph=_modularity_igraph,
     networkx=_modularity_networkx,
 )

@@ -27,6 +27,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("removal_fractions", "0.1, 0.2, ..., 0.9", "shares of the hidden nodes that attack curves take out"),
     Setting("removal_repeats", 8, "random orders that attack curves are averaged over"),
     Setting("removal_seed", 0, "of these random orders"),
+    Setting(
+        "partition", "layer",
+        'groups of the metrics "..._of_partition": "layer" (a space of units), "module" (the top-level module that '
+        'created the unit), "channel", or one whole number for each node',
+    ),
+    Setting("clusters", 12, "groups that the spectral clustering of clusterability looks for"),
     Setting("max_floods", 2000, "components that are flooded one by one before the operator analyzer gives up"),
 )
 

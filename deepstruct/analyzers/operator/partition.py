@@ -11,10 +11,8 @@ from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine.clusters import Clusters, spectral_clusters
 from deepstruct.engine.partition import GroupSums, group_sums
 from deepstruct.errors import CapacityError, MetricError
-from deepstruct.metrics.base import Measured, Metric, Setting
-from deepstruct.metrics.partition import DEFINITIONS, PARTITION, node_labels
-
-_CLUSTERS = Setting("clusters", 12, "groups that the spectral clustering of clusterability looks for")
+from deepstruct.metrics.base import Measured, Metric
+from deepstruct.metrics.partition import DEFINITIONS, node_labels
 
 
 def _sums(view: OperatorView) -> GroupSums:
@@ -25,18 +23,9 @@ def _sums(view: OperatorView) -> GroupSums:
 
     view.need_explicit_units("the sums over a partition")
     view.need_nodes()
-    if view.graph.num_edges - _loops(view) == 0:
-        raise MetricError("no two nodes of the graph are joined by an edge")
+    if view.graph.num_edges == 0:
+        raise MetricError("the graph has no edges")
     return once(view, "sums over the partition", compute)
-
-
-def _loops(view: OperatorView) -> int:
-    """Edges from a node to itself; an acyclic graph has none."""
-    if view.graph.is_dag:
-        return 0
-    each = torch.zeros(view.graph.num_slots, dtype=torch.int64)
-    each[view.graph.is_node] = torch.arange(view.graph.num_nodes)
-    return round(float(group_sums(view.graph, each).inside.sum()))
 
 
 def _clusters(view: OperatorView) -> tuple[Clusters, int]:
@@ -71,8 +60,7 @@ def _clusterability(view: OperatorView) -> Measured:
 def _given(name: str, value: Callable[[GroupSums], float]) -> Metric:
     definition, source = DEFINITIONS[name]
     return Metric(
-        name, "operator", lambda view: value(_sums(view)), definition=definition, source=source, default=False,
-        settings=(PARTITION,),
+        name, "operator", lambda view: value(_sums(view)), definition=definition, source=source, default=False
     )  # fmt: skip
 
 
@@ -82,7 +70,7 @@ METRICS: list[Metric] = [
     _given("normalized_cut_of_partition", lambda sums: sums.normalized_cut),
     Metric(
         "clusterability", "operator", _clusterability, orders=("zeroth", "first"), exact=False, default=False,
-        settings=(_CLUSTERS,), source="Filan et al. 2021",
+        source="Filan et al. 2021",
         definition="Normalized cut (sum over clusters of cut / summed strength) of the normalized spectral clustering "
         "of the undirected graph with |w| for edges, structural edges left out, nodes without weights left out; "
         "12 clusters (setting 'clusters'), k-means of eight seeded starts. At the first order an edge weighs what the "

@@ -25,11 +25,8 @@ from deepstruct.engine.bipartite import (
     smaller_side,
 )
 from deepstruct.errors import MetricError
-from deepstruct.metrics.base import Measured, Metric, Setting
+from deepstruct.metrics.base import Measured, Metric
 
-_MAX_CLASSES = Setting(
-    "max_degree_classes", 64, "classes of left nodes of one degree that IMDB and IMSG take into account in a layer"
-)
 _MIN_DEGREE = 3
 
 
@@ -204,7 +201,6 @@ def _metrics() -> list[Metric]:
     for kind, prefix, start in _KINDS:
         for name, compute, text, source in _table(kind):
             options: dict[str, Any] = {"exact": False, "default": False, "orders": ("zeroth",), "source": source}
-            options["settings"] = (_MAX_CLASSES,) if name.startswith("im") else ()
             out.append(Metric(f"layer_{prefix}{name}", "operator", compute, scope="layer",
                               definition=f"{start}: {text}.", **options))  # fmt: skip
             out.append(Metric(f"{prefix}{name}_mean", "operator", _mean(compute),
