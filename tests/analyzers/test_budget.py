@@ -167,6 +167,13 @@ def test_unknown_preferences_are_named(prefer: Any) -> None:
         deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer=prefer)
 
 
+def test_unknown_keys_of_preferences_are_named() -> None:
+    with pytest.raises(InputError, match=r"prefer has the key 'op convolutoin', .* did you mean op convolution"):
+        deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer={"op convolutoin": "deepstruct"})
+    for key in ("op mm", "order zeroth", "module torch.nn:Linear"):
+        assert deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer={key: "deepstruct"}).num_edges == 4
+
+
 def test_preferences_of_another_kind() -> None:
     with pytest.raises(InputError, match="prefer is of type int"):
         deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer=3)
