@@ -16,6 +16,7 @@ FAMILIES = (  # modules of this package with a list METRICS each
     "ramanujan",
     "weightwatch",
     "partition",
+    "motifs",
     "robustness",
     "homology",
 )
