@@ -11,6 +11,11 @@ __all__ = ["deepstruct_analyzers", "deepstruct_metrics"]
 FAMILIES = (  # modules of this package with a list METRICS each
     "panel",
     "layers",
+    "distribution",
+    "flow",
+    "distance",
+    "cores",
+    "reach",
     "spectral",
     "rank",
     "ramanujan",
