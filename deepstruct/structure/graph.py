@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from deepstruct.errors import StructureError
+from deepstruct.structure.csr import ExplicitCsr, build_csr, weights_wanted
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
 from deepstruct.structure.fuse import ParentField, live_slots
 from deepstruct.structure.operand import Operand
@@ -200,20 +201,9 @@ class StructureGraph:
 
     def node_table(self) -> list[dict[str, Any]]:
         """One row per node: id, space, module path, kind, index in the space, role."""
-        rows: list[dict[str, Any]] = []
-        node, source, output = self.is_node.numpy(), self.is_source.numpy(), self.is_output.numpy()
-        for space in self.spaces:
-            for k, index in enumerate(np.ndindex(*space.shape)):
-                slot = space.offset + k
-                if not node[slot]:
-                    continue
-                role = "input" if source[slot] else "output" if output[slot] else "hidden"
-                label = space.node_names[k] if space.node_names else f"{space.name}[{','.join(map(str, index))}]"
-                rows.append({
-                    "id": len(rows), "label": label, "space": space.name, "path": space.path, "kind": space.kind,
-                    "index": tuple(int(i) for i in index), "role": role, "is_output": bool(output[slot]),
-                })  # fmt: skip
-        return rows
+        from deepstruct.structure.export import node_rows
+
+        return list(node_rows(self))
 
     # -- exports
 
@@ -224,6 +214,17 @@ class StructureGraph:
     def edge_list(self, max_memory: int | None = None) -> EdgeList:
         """Every edge, written down. Raises CapacityError with an estimate when it does not fit."""
         return build_edge_list(self, max_memory)
+
+    def to_csr(self, *, weights: bool | str = False, max_memory: int | None = 4 << 30) -> ExplicitCsr:
+        """Compressed sparse rows of the explicit graph: 4 bytes an edge and 8 a node, parallel edges kept.
+
+        Args:
+            weights: True or "float64", or "float32", for the weight of each edge beside it, NaN on structural ones;
+                "index" for the position of its stored weight (see `ExplicitCsr.weights`).
+
+        Raises CapacityError with an estimate when it does not fit `max_memory` bytes.
+        """
+        return build_csr(self, weights_wanted(weights), max_memory)
 
     def to_scipy(self, *, max_memory: int | None = 4 << 30, weights: bool = False) -> scipy.sparse.csr_array:
         """Sparse adjacency matrix (nodes, nodes), row u column v for u -> v.
@@ -240,11 +241,18 @@ class StructureGraph:
 
         return to_networkx(self, max_memory)
 
-    def to_igraph(self, *, max_memory: int | None = 4 << 30) -> igraph.Graph:
-        """A directed igraph Graph with the columns of `node_table` and edge attribute "weight"."""
+    def to_igraph(
+        self, *, max_memory: int | None = 4 << 30, weights: bool = True, attributes: bool = True
+    ) -> igraph.Graph:
+        """A directed igraph Graph, its edges sorted by source and target.
+
+        Args:
+            weights: whether edges have the attribute "weight" (NaN on structural ones).
+            attributes: whether nodes have the columns of `node_table` as attributes.
+        """
         from deepstruct.structure.export import to_igraph
 
-        return to_igraph(self, max_memory)
+        return to_igraph(self, max_memory, weights, attributes)
 
     # -- orders
 
