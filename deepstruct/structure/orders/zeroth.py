@@ -80,7 +80,10 @@ def _valueless(operators: list[EdgeOperator], settings: Settings) -> list[str]:
         return []
     if settings.threshold:
         raise InputError(f"threshold= needs weights with values; those of {names[0]!r} are on the meta device")
-    return ["weights without values (on the meta device) count as edges; what needs their magnitudes is left out"]
+    return [
+        "weights without values (on the meta device) count as edges, and stand as 1 in edge lists and exports; what "
+        "needs their magnitudes is left out"
+    ]
 
 
 def silent_layers(operators: list[EdgeOperator]) -> list[str]:
