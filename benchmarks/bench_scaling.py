@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -42,39 +42,36 @@ Row = dict[str, Any]
 def series(
     family: str, sparsity: float, sizes: Iterable[int], contestants: Iterable[str], rounds: int,
     measure: Callable[[str, Net], Row], quick: float, limits: measuring.Limits,
-) -> list[Row]:  # fmt: skip
+) -> Iterator[Row]:  # fmt: skip
     """All points of one family and sparsity. Only what took less than `quick` seconds is measured again."""
     running = list(contestants)
-    rows: list[Row] = []
     took: dict[str, list[float]] = {contestant: [] for contestant in running}
     for size in sizes:
         net = Net(family, size, sparsity)
         weights = 4 * num_weights(net)
         if weights > limits.memory // 2:  # the rest is for what is measured
             reason = f"not tried: the weights alone take {weights / 2**30:.1f} GiB"
-            rows += [{**net._asdict(), "contestant": c, "status": "memory", "reason": reason} for c in running]
-            break
+            yield from ({**net._asdict(), "contestant": c, "status": "memory", "reason": reason} for c in running)
+            return
         for contestant in list(running):
             expected = extrapolated(took[contestant])
             if expected > 1.5 * limits.seconds:
                 reason = f"not tried: about {expected:.0f} s"
-                rows.append({**net._asdict(), "contestant": contestant, "status": "seconds", "reason": reason})
+                yield {**net._asdict(), "contestant": contestant, "status": "seconds", "reason": reason}
                 running.remove(contestant)
         runs: dict[str, list[Row]] = {contestant: [] for contestant in running}
         for _ in range(rounds):
             for contestant, done in runs.items():
                 if not done or (done[-1]["status"] == "ok" and done[-1]["seconds"] < quick):
                     done.append(measure(contestant, net))
-        here = [{**net._asdict(), "contestant": c, **combined(done)} for c, done in runs.items()]
-        for row in here:
-            print("  " + line(row), file=sys.stderr, flush=True)
-        rows += here
-        running = [row["contestant"] for row in here if row["status"] == "ok"]
-        for row in here:
-            took[row["contestant"]].append(row.get("seconds", 0.0))
+        for contestant, done in runs.items():
+            row = {**net._asdict(), "contestant": contestant, **combined(done)}
+            took[contestant].append(row.get("seconds", 0.0))
+            if row["status"] != "ok":
+                running.remove(contestant)
+            yield row
         if not running:
-            break
-    return rows
+            return
 
 
 def extrapolated(times: Sequence[float]) -> float:
@@ -187,10 +184,12 @@ def main() -> None:
 
             for family in options.families.split(","):
                 for sparsity in map(float, options.sparsity.split(",")):
-                    rows += series(
+                    for row in series(
                         family, sparsity, sizes, contestants, options.rounds, measure, options.quick, limits
-                    )
-                    save(options.output, rows, limits)
+                    ):
+                        print("  " + line(row), file=sys.stderr, flush=True)
+                        rows.append(row)
+                        save(options.output, rows, limits)
     saved = json.loads(options.output.read_text())
     pictures.scaling(saved["rows"], LABELS, options.output.with_suffix(""))
     print(table(saved["rows"]))

@@ -21,6 +21,10 @@ def ok(contestant: str, size: int, seconds: float, **more: Any) -> dict[str, Any
     return {**row, "seconds": seconds, "wall": seconds, "growth": 2 << 20, "peak": 1 << 30, "edges": size + 7, **more}
 
 
+def points(*arguments: Any) -> list[dict[str, Any]]:
+    return list(bench_scaling.series(*arguments))
+
+
 def stopped(contestant: str, size: int) -> dict[str, Any]:
     return {**ok(contestant, size, 0.0), "status": "seconds", "reason": "more than 1 s"}
 
@@ -43,7 +47,7 @@ def test_who_stops_takes_no_further_part() -> None:
         slow = contestant == "networkx"
         return stopped(contestant, net.size) if slow and net.size > 1000 else ok(contestant, net.size, 4.0 * slow)
 
-    rows = bench_scaling.series("mlp", 0.0, [1000, 10_000, 10**5], ["extract", "networkx"], 2, measure, 3.0, LIMITS)
+    rows = points("mlp", 0.0, [1000, 10_000, 10**5], ["extract", "networkx"], 2, measure, 3.0, LIMITS)
     assert asked == [
         ("extract", 1000), ("networkx", 1000), ("extract", 1000),  # a slow one is measured once
         ("extract", 10_000), ("networkx", 10_000), ("extract", 10_000),
@@ -56,14 +60,14 @@ def test_what_would_pass_the_limit_by_far_is_not_tried() -> None:
     def measure(contestant: str, net: Net) -> dict[str, Any]:
         return ok(contestant, net.size, net.size / 5000)
 
-    rows = bench_scaling.series("mlp", 0.0, [1000, 10_000, 10**5], ["igraph"], 1, measure, 1.0, LIMITS)
+    rows = points("mlp", 0.0, [1000, 10_000, 10**5], ["igraph"], 1, measure, 1.0, LIMITS)
     assert [row["reason"] for row in rows] == ["", "", "not tried: about 20 s"]
     assert [row["status"] for row in rows] == ["ok", "ok", "seconds"]
     assert bench_scaling.extrapolated([0.01, 0.5]) == bench_scaling.extrapolated([3.0]) == 0.0
 
 
 def test_too_many_weights_are_not_tried() -> None:
-    rows = bench_scaling.series("mlp", 0.9, [10**10], ["extract"], 1, lambda *_: pytest.fail("tried"), 1.0, LIMITS)
+    rows = points("mlp", 0.9, [10**10], ["extract"], 1, lambda *_: pytest.fail("tried"), 1.0, LIMITS)
     assert [(row["status"], row["reason"]) for row in rows] == [
         ("memory", "not tried: the weights alone take 372.5 GiB")
     ]
