@@ -91,9 +91,9 @@ class Values:
         """Whether real numbers are at hand: False for what hangs on meta or fake parameters."""
         value = self.graph.values[id]
         if value.data is not None:
-            return _is_real(value.data)
+            return has_values(value.data)
         return all(
-            _is_real(data) for leaf in self.leaves(id) if (data := self.graph.values[leaf].data) is not None
+            has_values(data) for leaf in self.leaves(id) if (data := self.graph.values[leaf].data) is not None
         )
 
     def leaves(self, id: int) -> frozenset[int]:
@@ -288,7 +288,8 @@ def _floating(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
 
 
-def _is_real(tensor: torch.Tensor) -> bool:
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has numbers: it is neither on the meta device nor a fake one."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))

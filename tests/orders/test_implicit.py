@@ -251,3 +251,53 @@ def test_a_large_model_without_values_takes_no_memory_of_its_weights():
     assert "no values" in skipped["strength_mean"].reason
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     assert growth < weights // 4
+
+
+def test_fake_tensors_are_weights_without_values_too():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = Decoder(**SIZES)
+    with torch.device("meta"):
+        meta = Decoder(**SIZES)
+    ids = torch.tensor([[3, 1, 4]])
+    for order in ("zeroth", "first", "second"):
+        mine, other = (deepstruct.extract(model, ids, order=order).edge_list() for model in (fake, meta))
+        assert np.array_equal(mine.source, other.source)
+        assert np.array_equal(mine.target, other.target)
+
+
+def test_parts_of_a_parameter_without_values_count_once():
+    """Two projections that read thirds of one stored matrix: the weights are those of the matrix."""
+
+    class Cross(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.mix(x, y, y, need_weights=False)[0]
+
+    with torch.device("meta"):
+        fake = Cross().eval()
+    example = (torch.randn(1, 3, 8), torch.randn(1, 4, 8))
+    mine, real = (deepstruct.extract(model, example) for model in (fake, Cross().eval()))
+    assert mine.num_weights == real.num_weights == 4 * 8 * 8
+    assert mine.num_edges == real.num_edges
+
+
+def test_a_buffer_without_values_is_told():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.zeros(3))
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x * self.scale)
+
+    with torch.device("meta"):
+        fake = Scaled()
+    graph = deepstruct.extract(fake, torch.randn(1, 3))
+    assert graph.num_edges == 6
+    assert any("scale" in note and "without values" in note for note in graph.notes)

@@ -10,6 +10,7 @@ import torch
 from deepstruct.errors import InputError
 from deepstruct.structure.fuse import fuse_sums
 from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.node import has_values
 from deepstruct.structure.operators import EdgeOperator
 from deepstruct.structure.reader import Progress, Reader
 from deepstruct.structure.rules.dispatch import Dispatcher
@@ -62,6 +63,7 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
             outputs.append((name, builder.operand(signal)))
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
+    notes += _empty_buffers(trace)
     notes += _valueless(builder.operators, settings) + silent_layers(builder.operators)
     parent = fuse_sums(builder.spaces, builder.operators, is_output)
     parameters = sum(_numel(trace, id) for id in set(trace.parameters.values()))
@@ -71,6 +73,19 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
         conventions=settings.conventions(), notes=[*trace.notes, *notes], unknown=reader.unknown,
         providers=dict(dispatcher.used), context=Origin(trace, settings, tuple(reader.norms)), outputs=outputs,
     )  # fmt: skip
+
+
+def _empty_buffers(trace: OpGraph) -> list[str]:
+    """A note on buffers without values: masks and rotations that are made of them have no known zeros."""
+    data = {name: trace.values[id].data for name, id in trace.buffers.items()}
+    names = [name for name, tensor in data.items() if tensor is not None and not has_values(tensor)]
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"buffers without values ({shown}): what is computed from them counts as nowhere zero, masks among it; give "
+        "them their values to leave those edges out"
+    ]
 
 
 def _valueless(operators: list[EdgeOperator], settings: Settings) -> list[str]:
