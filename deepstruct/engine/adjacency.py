@@ -8,7 +8,7 @@ import torch
 
 from deepstruct.engine import budget
 from deepstruct.engine.semiring import Counting
-from deepstruct.engine.sweeps import carry
+from deepstruct.engine.sweeps import spread
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operators import Identity, WeightMode
 
@@ -44,8 +44,8 @@ def adjacency_action(
         if isinstance(op, Identity):
             _identity(op, x, out, transpose, wanted)
         elif wanted:
-            source, target = (op.target, op.source) if transpose else (op.source, op.target)
-            target.accumulate(out, carry(op, source.gather(x), semiring, transpose=transpose))
+            source = op.target if transpose else op.source
+            spread(graph, op, source.gather(x), out, semiring, transpose=transpose)
     return out.mul_(own)
 
 
