@@ -156,7 +156,7 @@ def floor_table(rows: Sequence[Row]) -> str:
             continue
         need = floors.Need(**row["need"])
         least = need.seconds(floors.Rates(**row["rates"]))
-        shown = [f"{row['passes'][kind]:.3f} s ({row['passes'][kind] / least:.0f})" for kind in kinds]
+        shown = [f"{row['passes'][kind]:.3f} s ({row['passes'][kind] / least:.1f})" for kind in kinds]
         lines.append(
             f"| {label(row)} | {need.operations / 1e6:,.0f} M | {need.bytes / 1e6:,.0f} MB | {least:.4f} s | "
             + " | ".join(shown) + " |"

@@ -75,10 +75,10 @@ def series(
 
 
 def extrapolated(times: Sequence[float]) -> float:
-    """Seconds at the next size, were they to grow as they last did; 0 where that cannot be told."""
+    """Seconds at ten times the size, were they to grow as they last did, but tenfold at most; 0 where unknown."""
     if len(times) < 2 or times[-1] < 1.0:  # below a second, what does not grow hides what does
         return 0.0
-    return times[-1] ** 2 / times[-2]
+    return times[-1] * min(times[-1] / times[-2], 10.0)
 
 
 def combined(runs: list[Row]) -> Row:

@@ -34,18 +34,18 @@ class Need(NamedTuple):
 def one_pass(graph: StructureGraph) -> Need:
     """The need of one pass of any semiring over 8-byte numbers.
 
-    A pruned operator adds once for each of its edges; a dense one, and one without weights, adds once for
-    each element that it reads or writes. Every element is read or written once, and so is the position of
-    each weight that is not zero in a pruned operator.
+    A pruned operator adds once for each of its edges; a dense one, one with a few zeros (at most one weight in
+    256), and one without weights, adds once for each element that it reads or writes. Every element is read or
+    written once, and so is the position of each weight that is not zero in a pruned operator.
     """
     operations = moved = 0.0
     for op, edges in zip(graph.operators, graph.operator_edges, strict=True):
         elements = op.source.numel + op.target.numel
-        pruned = op.weight is not None and not getattr(op, "dense", False)
+        weight = op.weight.tensor if op.weight is not None else None
+        left = 0 if weight is None or weight.is_meta else int(weight.count_nonzero())
+        pruned = weight is not None and not weight.is_meta and weight.numel() - left > weight.numel() // 256
         operations += edges if pruned else elements
-        moved += _NUMBER * elements
-        if pruned and op.weight is not None and not op.weight.tensor.is_meta:
-            moved += _ENTRY * int(op.weight.tensor.count_nonzero())
+        moved += _NUMBER * elements + (_ENTRY * left if pruned else 0)
     return Need(operations, moved)
 
 

@@ -106,6 +106,6 @@ def fill(model: nn.Module, sparsity: float) -> None:
                 continue
             for part in p.view(-1).split(_CHUNK):  # in parts: the peak of memory shall be the model's own
                 part.uniform_(-1, 1, generator=generator)
-                part += 0.5 * part.sign()
+                part += torch.where(part < 0, -0.5, 0.5)  # an exact zero becomes a weight like the others
                 if sparsity:
                     part *= torch.rand(part.shape, generator=generator) >= sparsity

@@ -131,7 +131,7 @@ def test_panel_tables() -> None:
         "| AlexNet, dense | more than 8 GiB | | | | | | |",
     ]
     assert bench_panel.floor_table([row, failed]).splitlines()[2:] == [
-        "| ResNet-18, 90% | 1 M | 2 MB | 0.1000 s | 0.250 s (2) |"
+        "| ResNet-18, 90% | 1 M | 2 MB | 0.1000 s | 0.250 s (2.5) |"
     ]
     assert bench_panel.metric_table([row, failed]).splitlines()[2:] == [
         "| path_count | 1.50 |", "| the 2 others together | 0.03 |",
