@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -299,7 +300,9 @@ static void check_pool() {
   expect(refused, "what 32 bits cannot number is refused");
 }
 
-int main() {
+// The number of rounds may be given: sanitizers are slow.
+int main(int argc, char** argv) {
+  const int rounds = argc > 1 ? std::atoi(argv[1]) : 150;
   const auto small = [](int64_t low, int64_t high) { return pick(low, high); };
   const float inf = std::numeric_limits<float>::infinity();
   const Rules<float> sum_f32{"sum_f32", kSumF32, 0, [](float a, float b) { return a + b; },
@@ -342,7 +345,7 @@ int main() {
                              [&] { return small(0, 2) ? static_cast<float>(small(0, 9)) : -inf; }, true};
 
   std::printf("kernels: %s\n", isa().name);
-  for (int round = 0; round < 150 && failures < 10; ++round) {
+  for (int round = 0; round < rounds && failures < 10; ++round) {
     const Case c = round % 6 == 5 ? random_list() : random_windows();
     const auto both = [&](const auto& rules, bool lengths) {
       check(c, rules, false);

@@ -29,7 +29,7 @@ import torch
 
 from deepstruct import _native
 from deepstruct.engine import plan as plans
-from deepstruct.structure.operators import EdgeOperator, Identity, Matmul, Separable, Sparse, WeightMode
+from deepstruct.structure.operators import Channels, EdgeOperator, Identity, Matmul, Separable, Sparse, WeightMode
 
 DTYPES = {
     "sum_f32": (torch.float32,), "sum_f64": (torch.float64,), "mod": (torch.int64,), "or_u8": (torch.uint8,),
@@ -40,7 +40,7 @@ DTYPES = {
 _WEIGHTED = {"sum_f32", "sum_f64", "widest_f32", "min_f32", "max_f32"}
 _LENGTHS = {"min_u16", "max_u16", "min_i32", "max_i32", "min_f32", "max_f32"}
 # Share of weights above which torch's dense product is faster than going from entry to entry (measured).
-_DENSE = {"sum_f32": 0.3, "sum_f64": 0.5}
+_DENSE = {"sum_f32": 0.3, "sum_f64": 0.35}
 _CACHE = plans.PlanCache(int(os.environ.get("DEEPSTRUCT_PLAN_BYTES", str(1 << 29))))
 _fixed_threads = 0
 _told = False
@@ -129,7 +129,7 @@ def push(
         join: add to `out` (in the semiring's sense); False overwrites it.
     """
     graph = module()
-    if graph is None or semiring not in DTYPES:
+    if graph is None or semiring not in DTYPES or isinstance(op, Channels):  # whose weights are no matrix to compile
         return False
     kinds = DTYPES[semiring]
     if source.dtype not in kinds or out.dtype not in kinds or source.device.type != "cpu" or out.device.type != "cpu":
