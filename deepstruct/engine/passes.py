@@ -44,7 +44,7 @@ def _ones_through(graph: StructureGraph, op: EdgeOperator, transpose: bool) -> t
     """Row or column sums of one operator, over units only. Whole numbers, so float32 rounds right."""
     side = op.target if transpose else op.source
     exact = torch.float32 if op.fan_in() < 2**20 and not transpose else torch.float64
-    ones: torch.Tensor = torch.ones((), dtype=exact).expand(side.shape)
+    ones = side.ones(exact)
     valid = side.valid()
     if valid is not None:
         ones = ones * valid
@@ -127,7 +127,10 @@ def synflow(graph: StructureGraph) -> list[float]:
     semiring = Counting(mode="abs")
     ahead = sweep(graph, graph.is_source, semiring)
     back = sweep(graph, graph.is_output, semiring, transpose=True)
-    return [float((apply(graph, op, ahead, semiring) * op.target.gather(back)).sum()) for op in graph.operators]
+    return [
+        op.flow(semiring.read(ahead, op.source), semiring.read(back, op.target), "abs")
+        for op in graph.operators
+    ]
 
 
 def path_count(graph: StructureGraph) -> int:
@@ -158,6 +161,8 @@ def log2_path_count(graph: StructureGraph) -> float:
     """log2 of the path count, to float64 precision: a sweep that is scaled down whenever it grows too large."""
     # what leads nowhere is left out: it could outgrow, and so scale away, what counts
     useful = reaching(graph).to(torch.float64)
+    for space in graph.score_spaces:  # what reads a useful query or key is not told apart by carriers
+        useful[space.slots] = 1
     slots = graph.is_source.to(torch.float64) * useful
     exponent = 0
     semiring = Counting()

@@ -39,7 +39,7 @@ class EdgeList:
 
 def edge_list_bytes(graph: StructureGraph) -> int:
     """Memory that building the edge list takes, in bytes."""
-    return _BYTES_PER_EDGE * graph.num_edges + _BYTES_PER_NODE * graph.num_slots
+    return _BYTES_PER_EDGE * graph.num_edges + _BYTES_PER_NODE * max(graph.num_nodes, graph.num_slots)
 
 
 def build_edge_list(graph: StructureGraph, max_memory: int | None = None) -> EdgeList:
@@ -54,26 +54,19 @@ def build_edge_list(graph: StructureGraph, max_memory: int | None = None) -> Edg
     ids = graph.node_ids()
     sources, targets, weights = [], [], []
     for op in graph.operators:
-        source, target = op.source.index().reshape(-1), op.target.index().reshape(-1)
+        source, target = graph.element_nodes(op, ids)
         for piece in op.edges():
             s, t = source[piece.source], target[piece.target]
             keep = (s >= 0) & (t >= 0)
-            s, t, w = s[keep], t[keep], piece.weight[keep]
-            if graph.parent is not None:
-                t = graph.parent[t]
-            s, t = ids[s], ids[t]
-            keep = (s >= 0) & (t >= 0)
             sources.append(s[keep])
             targets.append(t[keep])
-            weights.append(w[keep])
+            weights.append(piece.weight[keep])
     source_ids = _joined(sources, torch.int64)
     target_ids = _joined(targets, torch.int64)
     weight = _joined(weights, torch.float64)
     order = np.lexsort((target_ids, source_ids))
-    space = np.zeros(graph.num_nodes, dtype=np.int64)
-    for block in graph.spaces:
-        here = ids[block.slots]
-        space[here[here >= 0].numpy()] = block.index
+    per_space = [graph.nodes_in(block) for block in graph.spaces]
+    space = np.repeat(np.array([block.index for block in graph.spaces], dtype=np.int64), per_space)
     return EdgeList(
         graph.num_nodes, source_ids[order], target_ids[order], weight[order],
         graph.input_nodes(), graph.output_nodes(), space,

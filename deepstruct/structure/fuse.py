@@ -41,7 +41,7 @@ def fuse_sums(
     for reader in operators:
         if not bool(wanted[_spaces_of(reader, offsets)].any()):
             continue
-        y = torch.ones((), dtype=torch.float32).expand(reader.target.shape)
+        y = reader.target.ones(torch.float32)
         if live is not None:
             y = reader.target.gather(live).to(torch.float32)
         out = reader.backward(y)
