@@ -14,6 +14,7 @@ __version__ = "1.0.0.dev0"
 if TYPE_CHECKING:
     from deepstruct.api import analyze, extract
     from deepstruct.errors import (
+        BudgetError,
         CapacityError,
         CheckpointError,
         DeepstructError,
@@ -32,6 +33,7 @@ _LAZY = {
     "analyze": "deepstruct.api",
     "extract": "deepstruct.api",
     "hookimpl": "deepstruct.plugin.markers",
+    "BudgetError": "deepstruct.errors",
     "CapacityError": "deepstruct.errors",
     "CheckpointError": "deepstruct.errors",
     "DeepstructError": "deepstruct.errors",
@@ -63,6 +65,7 @@ _SUBMODULES = frozenset(
 )
 
 __all__ = [
+    "BudgetError",
     "CapacityError",
     "CheckpointError",
     "DeepstructError",

@@ -38,6 +38,10 @@ class MetricError(DeepstructError):
     """A metric is unknown, or is not defined on this graph."""
 
 
+class BudgetError(MetricError):
+    """A metric used up its time (`max_seconds`); the message has the seconds spent."""
+
+
 class PluginError(DeepstructError):
     """A plugin is broken, in conflict with another, or missing."""
 

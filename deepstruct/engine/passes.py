@@ -6,8 +6,9 @@ import math
 
 import torch
 
+from deepstruct.engine import native
 from deepstruct.engine.semiring import BOOLEAN, Counting, Modular, PathLength
-from deepstruct.engine.sweeps import apply, sweep
+from deepstruct.engine.sweeps import apply, carry, sweep
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity, WeightMode
@@ -50,8 +51,7 @@ def _ones_through(graph: StructureGraph, op: EdgeOperator, transpose: bool) -> t
         ones = ones * valid
     if graph.live is not None:
         ones = ones * side.gather(graph.live, False)
-    out = op.backward(ones) if transpose else op.forward(ones)
-    return out.round().to(torch.float64)
+    return carry(op, ones, Counting(exact), transpose=transpose).round().to(torch.float64)
 
 
 def _only_live(graph: StructureGraph, op: EdgeOperator, values: torch.Tensor) -> torch.Tensor:
@@ -62,6 +62,7 @@ def strength(graph: StructureGraph) -> torch.Tensor:
     """float64 per slot: sum of |w| over the weight edges into and out of the unit."""
     into = torch.zeros(graph.num_slots, dtype=torch.float64)
     out_of = torch.zeros(graph.num_slots, dtype=torch.float64)
+    magnitudes = Counting(mode="abs")
     for op in graph.operators:
         if isinstance(op, Identity) and op.fused is not False:
             passed = op.source.gather(into)
@@ -70,8 +71,8 @@ def strength(graph: StructureGraph) -> torch.Tensor:
         if not op.weighted:
             continue
         source, target = (_units(graph, side) for side in (op.source, op.target))
-        op.target.accumulate(into, op.forward(source, "abs") * target)
-        op.source.accumulate(out_of, op.backward(target, "abs") * source)
+        op.target.accumulate(into, carry(op, source, magnitudes) * target)
+        op.source.accumulate(out_of, carry(op, target, magnitudes, transpose=True) * source)
     return into + out_of
 
 
@@ -86,12 +87,12 @@ def _units(graph: StructureGraph, side: Operand) -> torch.Tensor:
 
 def reached(graph: StructureGraph) -> torch.Tensor:
     """Boolean per slot: whether some source reaches the unit."""
-    return sweep(graph, graph.is_source, BOOLEAN) > 0.5
+    return sweep(graph, graph.is_source, BOOLEAN) > 0
 
 
 def reaching(graph: StructureGraph) -> torch.Tensor:
     """Boolean per slot: whether the unit reaches some output."""
-    return sweep(graph, graph.is_output, BOOLEAN, transpose=True) > 0.5
+    return sweep(graph, graph.is_output, BOOLEAN, transpose=True) > 0
 
 
 def path_lengths(graph: StructureGraph, *, longest: bool) -> torch.Tensor:
@@ -137,17 +138,20 @@ def path_count(graph: StructureGraph) -> int:
     """Number of paths from sources to outputs, as an exact integer.
 
     Residues modulo primes, joined by the Chinese remainder theorem. The primes are so small that sums over
-    the largest fan-in stay exact in float64, and so many that their product exceeds the count.
+    the largest fan-in stay exact (in 64 bits, or in float64 without compiled kernels), and so many that their
+    product exceeds the count.
     """
     counts = paths_from_sources(graph)
     total = float(counts[graph.is_output].sum()) if bool(graph.is_output.any()) else 0.0
     largest = float(counts.max()) if counts.numel() else 0.0
     if max(total, largest) < EXACT:
         return int(total)
+    del counts
     bits = math.log2(total) if math.isfinite(total) else log2_path_count(graph)
     fan_in = max((op.fan_in() for op in graph.operators), default=1)
     residue, modulus = 0, 1
-    for prime in _primes_below(int(EXACT) // max(2 * fan_in, 2)):
+    largest = min(2**49, 2**62 // (fan_in + 1)) if native.available() else int(EXACT) // max(2 * fan_in, 2)
+    for prime in _primes_below(largest):
         if math.log2(modulus) > bits + 2:
             break
         slots = sweep(graph, graph.is_source, Modular(prime))

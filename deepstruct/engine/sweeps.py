@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from deepstruct.engine.semiring import Boolean, Semiring
+from deepstruct.engine import budget, native
+from deepstruct.engine.semiring import BOOLEAN, Semiring
 from deepstruct.errors import MetricError
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
@@ -20,13 +21,50 @@ def apply(
     """
     source, target = (op.target, op.source) if transpose else (op.source, op.target)
     values = semiring.read(slots, source)
-    dead_source, dead_target = graph.meets_dead_slots(op)
-    if transpose:
-        dead_source, dead_target = dead_target, dead_source
+    dead_source, dead_target = _dead(graph, op, transpose)
     if dead_source:
         values = _where_live(graph, source, values, semiring)
-    out = semiring.carry(op, values, transpose)
+    out = carry(op, values, semiring, transpose=transpose)
     return _where_live(graph, target, out, semiring) if dead_target else out
+
+
+def carry(op: EdgeOperator, values: torch.Tensor, semiring: Semiring, *, transpose: bool = False) -> torch.Tensor:
+    """What the edges of an operator make of the values on one side, by a compiled kernel where there is one.
+
+    Args:
+        values: of the shape of the operator's source (target when transposed), `semiring.zero` where there is
+            no unit.
+    """
+    if semiring.native is not None and native.available():
+        side = op.source if transpose else op.target
+        out = torch.empty(side.shape, dtype=semiring.dtype)
+        if native.push(
+            op, semiring.native, values, out, transpose=transpose, prime=semiring.prime, mode=semiring.mode, join=False
+        ):
+            return out
+    return semiring.carry(op, values, transpose)
+
+
+def push(
+    graph: StructureGraph, op: EdgeOperator, slots: torch.Tensor, semiring: Semiring, *, transpose: bool = False
+) -> None:
+    """Join what one operator carries into the slots on its other side, in place where a kernel can."""
+    source, target = (op.target, op.source) if transpose else (op.source, op.target)
+    in_place = (
+        semiring.native is not None and native.available() and target.injective and not any(_dead(graph, op, transpose))
+    )
+    if in_place and native.push(
+        op, semiring.native or "", semiring.read(slots, source), target.gather(slots), transpose=transpose,
+        prime=semiring.prime, mode=semiring.mode, join=True,
+    ):  # fmt: skip
+        return
+    semiring.join(slots, target, apply(graph, op, slots, semiring, transpose=transpose))
+
+
+def _dead(graph: StructureGraph, op: EdgeOperator, transpose: bool) -> tuple[bool, bool]:
+    """Whether the side that is read, and the one that is written, have slots that are no units."""
+    source, target = graph.meets_dead_slots(op)
+    return (target, source) if transpose else (source, target)
 
 
 def _where_live(graph: StructureGraph, operand: Operand, values: torch.Tensor, semiring: Semiring) -> torch.Tensor:
@@ -47,7 +85,7 @@ def sweep(graph: StructureGraph, start: torch.Tensor, semiring: Semiring, *, tra
     """
     if not graph.is_dag:
         raise MetricError(f"the {graph.order}-order graph has cycles: one sweep does not reach everything")
-    return _pass(graph, start.to(semiring.dtype).clone(), semiring, transpose)
+    return semiring.leave(_pass(graph, semiring.enter(start), semiring, transpose))
 
 
 def fixpoint(
@@ -56,13 +94,15 @@ def fixpoint(
     """Boolean sweeps in the given directions (False: along the edges, True: against them) until nothing changes.
 
     With both directions this floods the weakly connected component of what `start` marks.
+
+    Returns:
+        uint8 per slot, 0 or 1.
     """
-    semiring = Boolean()
-    slots = (start > 0.5).to(semiring.dtype)
+    slots = (start > 0.5).to(BOOLEAN.dtype)
     before = -1
     for _ in range(limit):
         for transpose in directions:
-            slots = (_pass(graph, slots, semiring, transpose) > 0.5).to(semiring.dtype)
+            slots = _pass(graph, slots, BOOLEAN, transpose)
             if len(directions) > 1 and graph.parent is not None:
                 slots = _share(graph, slots)
         now = int(slots.sum().item())
@@ -74,8 +114,8 @@ def fixpoint(
 
 def _pass(graph: StructureGraph, slots: torch.Tensor, semiring: Semiring, transpose: bool) -> torch.Tensor:
     for op in reversed(graph.operators) if transpose else graph.operators:
-        side = op.source if transpose else op.target
-        semiring.join(slots, side, apply(graph, op, slots, semiring, transpose=transpose))
+        budget.check()
+        push(graph, op, slots, semiring, transpose=transpose)
     return slots
 
 

@@ -377,6 +377,22 @@ class StructureGraph:
 
         return quotient(self, order, **options)
 
+    def reweighted(
+        self, weights: Mapping[str, torch.Tensor], *, threshold: float | None = None, density: float | None = None
+    ) -> StructureGraph:
+        """The graph of the same model and input with other parameters and buffers, without tracing again.
+
+        Args:
+            weights: qualified name -> tensor of the same shape; what is not named keeps its values.
+            threshold, density: another cut; that of this graph without it.
+
+        Raises InputError for names and shapes that do not fit, StructureError for a graph that was not read
+        from a model or is of a higher order.
+        """
+        from deepstruct.structure.reweigh import reweighted
+
+        return reweighted(self, weights, threshold=threshold, density=density)
+
     @classmethod
     def from_networkx(
         cls, graph: networkx.Graph, *, inputs: Sequence[Any] | None = None, outputs: Sequence[Any] | None = None,

@@ -37,6 +37,14 @@ class WeightUnion:
         else:
             view |= where
 
+    def marked(self, key: Any, size: int) -> torch.Tensor:
+        """Boolean of shape (size,): which elements of a storage are marked."""
+        marks = torch.zeros(size, dtype=torch.bool)
+        known = self._marks.get(key)
+        if known is not None:
+            marks[: known.numel()] = known
+        return marks
+
     def total(self) -> int:
         """How many stored weights are marked."""
         return sum(int(m.sum()) for m in self._marks.values())

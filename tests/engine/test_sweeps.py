@@ -59,9 +59,34 @@ def test_paths_lengths_and_reach(seed):
     assert nodes(sweep(graph, start, LONGEST)).tolist() == longest
     assert nodes(sweep(graph, start, SHORTEST)).tolist() == shortest
     assert (nodes(sweep(graph, graph.is_source, BOOLEAN)) > 0.5).tolist() == [c > 0 for c in count]
-    prime = 1_000_003
-    assert nodes(sweep(graph, graph.is_source, Modular(prime))).tolist() == [c % prime for c in count]
+    for prime in (7, 1_000_003, 562_949_953_421_231):  # small ones matter on counts that are small
+        assert nodes(sweep(graph, graph.is_source, Modular(prime))).tolist() == [c % prime for c in count]
     assert passes.path_count(graph) == sum(count[v] for v in edges.outputs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_values_near_a_large_prime(seed):
+    """Residues of any start, against Python integers along the edges."""
+    graph = deepstruct.extract(*random_net(seed))
+    edges, after = _brute(graph)
+    prime = 562_949_953_421_231
+    start = torch.randint(prime - 1000, prime, (graph.num_slots,)) * graph.is_node
+    count = graph.slots_to_nodes(start).tolist()
+    for u in _topological(edges.num_nodes, after):
+        for v in after[u]:
+            count[v] = (count[v] + count[u]) % prime
+    assert graph.slots_to_nodes(sweep(graph, start, Modular(prime))).tolist() == count
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("transpose", [False, True])
+def test_eight_sweeps_in_one(seed, transpose):
+    graph = deepstruct.extract(*random_net(seed))
+    marks = torch.rand(8, graph.num_slots) < 0.1
+    packed = sum(mark.to(torch.uint8) << k for k, mark in enumerate(marks))
+    out = sweep(graph, packed, BOOLEAN, transpose=transpose)
+    for k, mark in enumerate(marks):
+        assert torch.equal((out >> k) & 1, sweep(graph, mark, BOOLEAN, transpose=transpose))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

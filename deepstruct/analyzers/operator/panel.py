@@ -74,14 +74,25 @@ def _log10(view: OperatorView) -> float:
     return math.log10(count)
 
 
-def _moment(vector: str, how: str) -> Callable[[OperatorView], float]:
+def _degree_moment(vector: str, how: str) -> Callable[[OperatorView], float]:
     def compute(view: OperatorView) -> float:
         view.need_nodes()
-        values = getattr(view, vector)
+        values, counts = view.degree_counts(vector)
         if how == "entropy":
-            return entropy(np.unique(values, return_counts=True)[1])
-        number = values.mean() if how == "mean" else values.max() if how == "max" else values.var()
-        return int(number) if how == "max" and values.dtype.kind == "i" else float(number)
+            return entropy(counts)
+        if how == "max":
+            return int(values[-1])
+        mean = float(values @ counts) / int(counts.sum())
+        return mean if how == "mean" else float((values - mean) ** 2 @ counts) / int(counts.sum())
+
+    return compute
+
+
+def _strength_moment(how: str) -> Callable[[OperatorView], float]:
+    def compute(view: OperatorView) -> float:
+        view.need_nodes()
+        values = view.strength
+        return float(values.mean() if how == "mean" else values.max() if how == "max" else values.var())
 
     return compute
 
@@ -120,9 +131,9 @@ METRICS: list[Metric] = [
     _own("sparsity", _sparsity, "1 - nonzero_weights / weights.", source=VK),
     _own("compression", lambda v: _compression(v.graph.num_nonzero_weights, v.graph.num_weights),
          "weights / nonzero_weights.", source=VK),
-    *(_shared(f"{vector}_{how}", _moment(vector, how))
+    *(_shared(f"{vector}_{how}", _degree_moment(vector, how))
       for vector in ("in_degree", "out_degree") for how in ("mean", "max", "variance", "entropy")),
-    *(_shared(f"strength_{how}", _moment("strength", how)) for how in ("mean", "max", "variance")),
+    *(_shared(f"strength_{how}", _strength_moment(how)) for how in ("mean", "max", "variance")),
     _shared("in_degree", lambda v: v.in_degree, default=False),
     _shared("out_degree", lambda v: v.out_degree, default=False),
     _shared("strength", lambda v: v.strength, default=False),

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from deepstruct.engine import fixpoint, passes
-from deepstruct.engine.semiring import BOOLEAN
-from deepstruct.engine.sweeps import apply
+from deepstruct.engine.semiring import BOOLEAN, Counting
+from deepstruct.engine.sweeps import apply, carry
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import AnalysisContext
 from deepstruct.structure.graph import StructureGraph
@@ -43,6 +43,7 @@ class OperatorView:
 
     def __init__(self, graph: StructureGraph, context: AnalysisContext) -> None:
         self.graph, self.context = graph, context
+        self._degree_counts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def need_dag(self) -> None:
         if not self.graph.is_dag:
@@ -82,6 +83,14 @@ class OperatorView:
     def out_degree(self) -> np.ndarray:
         """int64 per node."""
         return self.graph.slots_to_nodes(passes.out_degree(self.graph)).astype(np.int64)
+
+    def degree_counts(self, vector: str) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct values of "in_degree" or "out_degree", ascending, and how many nodes have each."""
+        if vector not in self._degree_counts:
+            counts = np.bincount(getattr(self, vector))
+            values = np.flatnonzero(counts)
+            self._degree_counts[vector] = values, counts[values]
+        return self._degree_counts[vector]
 
     @cached_property
     def strength(self) -> np.ndarray:
@@ -134,7 +143,8 @@ class OperatorView:
             return int((both if kept is None else both & kept).sum())
         if bool(source.all()) and bool(target.all()):
             return op.count()
-        return op.count(source, target)
+        out = carry(op, source.to(torch.float64), Counting())
+        return round(float((out * target).sum()))
 
     @cached_property
     def effective_parameters(self) -> int:
@@ -172,15 +182,14 @@ class OperatorView:
 
     def _shortest_by_waves(self) -> int:
         """Breadth-first waves, for graphs with cycles (no unit is part of a sum there)."""
-        here = self.graph.is_source.to(torch.float32)
+        here = self.graph.is_source.to(BOOLEAN.dtype)
         length = 0
         while True:
-            if bool((self.graph.is_output & (here > 0.5)).any()):
+            if bool((self.graph.is_output & (here > 0)).any()):
                 return length
             after = here.clone()
             for op in self.graph.operators:
                 BOOLEAN.join(after, op.target, apply(self.graph, op, here, BOOLEAN))
-            after = (after > 0.5).to(torch.float32)
             if torch.equal(after, here):
                 raise MetricError("no path leads from an input to an output")
             here, length = after, length + 1

@@ -62,7 +62,7 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
             outputs.append((name, builder.operand(signal)))
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
-    notes += _valueless(builder.operators, settings) + _silent_layers(builder.operators)
+    notes += _valueless(builder.operators, settings) + silent_layers(builder.operators)
     parent = fuse_sums(builder.spaces, builder.operators, is_output)
     parameters = sum(_numel(trace, id) for id in set(trace.parameters.values()))
     name = trace.calls[0].name if trace.calls else "model"
@@ -83,7 +83,7 @@ def _valueless(operators: list[EdgeOperator], settings: Settings) -> list[str]:
     return ["weights without values (on the meta device) count as edges; what needs their magnitudes is left out"]
 
 
-def _silent_layers(operators: list[EdgeOperator]) -> list[str]:
+def silent_layers(operators: list[EdgeOperator]) -> list[str]:
     """Layers whose weights are all zero: freshly built models often start their last layers so."""
     silent = []
     for op in operators:

@@ -1,0 +1,115 @@
+"""The adjacency matrix of the whole graph as a linear map: sums over the edges, once, of each node's neighbors."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+
+from deepstruct.engine import budget
+from deepstruct.engine.semiring import Counting
+from deepstruct.engine.sweeps import carry
+from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.operators import Identity, WeightMode
+
+
+def adjacency_action(
+    graph: StructureGraph, x: torch.Tensor, *, transpose: bool = False, mode: WeightMode = "pattern",
+    structural: bool = True,
+) -> torch.Tensor:  # fmt: skip
+    """A' x (sums over in-edges) or, transposed, A x (sums over out-edges), A[u, v] the edges u -> v.
+
+    Multigraph: parallel edges add up, and so do self-loops. Edges into a unit that is part of a sum are edges
+    into the sum; a fused identity is no edge. Acyclic or not.
+
+    Args:
+        x: one value per slot; what stands at slots that are no nodes does not matter.
+        mode: the value of a weight edge: 1, |w|, w squared or w. Structural edges count 1 in every mode.
+        structural: whether structural edges (pooling, identity, mixing) take part.
+
+    Returns:
+        One value per slot, 0 at slots that are no nodes, of x's dtype.
+    """
+    if not x.is_floating_point():
+        x = x.to(torch.float64)
+    own = has_vector_entry(graph)
+    x = torch.where(own, x, torch.zeros((), dtype=x.dtype))
+    semiring = Counting(x.dtype, mode)
+    out = torch.zeros_like(x)
+    if transpose:
+        spread_to_parts(graph, x)
+    for op in graph.operators:
+        budget.check()
+        wanted = structural or op.weighted
+        if isinstance(op, Identity):
+            _identity(op, x, out, transpose, wanted)
+        elif wanted:
+            source, target = (op.target, op.source) if transpose else (op.source, op.target)
+            target.accumulate(out, carry(op, source.gather(x), semiring, transpose=transpose))
+    return out.mul_(own)
+
+
+def has_vector_entry(graph: StructureGraph) -> torch.Tensor:
+    """Boolean per slot: False for parts of sums and for slots without a unit, where vectors over nodes are 0."""
+    known = _entries.get(graph)
+    if known is None:
+        known = torch.ones(graph.num_slots, dtype=torch.bool) if graph.live is None else graph.live.clone()
+        if graph.parent is not None:
+            known &= graph.parent == torch.arange(graph.num_slots)
+        _entries[graph] = known
+    return known
+
+
+_entries: WeakKeyDictionary[StructureGraph, torch.Tensor] = WeakKeyDictionary()
+
+
+def ones_on_nodes(graph: StructureGraph, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """The vector over slots that is 1 at every node."""
+    return has_vector_entry(graph).to(dtype)
+
+
+def symmetric_action(
+    graph: StructureGraph, x: torch.Tensor, *, mode: WeightMode = "pattern", structural: bool = True
+) -> torch.Tensor:
+    """(A + A') x: sums over all neighbors, direction dropped. A self-loop counts twice, as in a degree."""
+    forward = adjacency_action(graph, x, mode=mode, structural=structural)
+    return forward.add_(adjacency_action(graph, x, transpose=True, mode=mode, structural=structural))
+
+
+def _identity(op: Identity, x: torch.Tensor, out: torch.Tensor, transpose: bool, wanted: bool) -> None:
+    """Kept elements carry x; a fused one hands the in-edges of the part on to its sum."""
+    kept = op.kept()
+    if transpose:
+        if wanted:
+            values = op.target.gather(x)
+            op.source.accumulate(out, values if kept is None else values * kept)
+        return
+    passed = op.source.gather(out)  # complete: operators come in an order in which a part is written before
+    if kept is None:
+        if wanted:
+            op.target.accumulate(out, op.source.gather(x))
+    elif op.fused is True:
+        op.target.accumulate(out, passed)
+    else:
+        own = op.source.gather(x) if wanted else torch.zeros_like(passed)
+        op.target.accumulate(out, torch.where(kept, own, passed))
+
+
+def spread_to_parts(graph: StructureGraph, x: torch.Tensor) -> torch.Tensor:
+    """Give every unit that is part of a sum the value of the sum, in place; returns x."""
+    if graph.parent is None:
+        return x
+    for op in reversed(graph.operators):
+        if not isinstance(op, Identity) or op.fused is False:
+            continue
+        if op.fused is True and op.source.stride is not None and op.source.injective:
+            op.source.gather(x).copy_(op.target.gather(x))
+            continue
+        here, values = op.source.index(), op.target.gather(x)
+        fused = (here >= 0) if op.fused is True else (here >= 0) & _as_mask(op.fused)
+        x[here[fused]] = values[fused]
+    return x
+
+
+def _as_mask(flag: bool | torch.Tensor) -> torch.Tensor:
+    return flag if isinstance(flag, torch.Tensor) else torch.tensor(flag)
