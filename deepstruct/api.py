@@ -30,6 +30,7 @@ def analyze(
     threshold: float = 0.0,
     density: float | None = None,
     normalization: Literal["one_to_one", "stats"] = "one_to_one",
+    attention: Literal["implicit", "units"] = "implicit",
     max_memory: int = 2 << 30,
     on_unknown: Literal["error", "dense"] = "error",
     unit: Literal["channel", "head"] = "channel",
@@ -52,6 +53,8 @@ def analyze(
         threshold: a weight is an edge when its magnitude is above this.
         density: keep only this fraction of all weights, the largest magnitudes.
         normalization: "one_to_one", or "stats" for one statistics unit per group.
+        attention: "implicit": scores are counted as units without being stored one by one; or "units": each has a
+            slot of its own, which a few metrics need and say so.
         max_memory: bytes that one analyzer's view of a graph may take; what needs more is skipped, with its
             estimate.
         on_unknown: "error", or "dense" to wire an op without a rule all to all, and say so.
@@ -89,7 +92,7 @@ def analyze(
         else:
             graphs = _graphs(
                 model, example_input, example_kwargs, chosen, registry, tick,
-                _settings(threshold, density, normalization, on_unknown, prefer),
+                _settings(threshold, density, normalization, attention, on_unknown, prefer),
                 {"unit": unit, "depth": depth, "partition": partition},
             )  # fmt: skip
         rows, skipped = [], []
@@ -107,7 +110,7 @@ def analyze(
             skipped.append(Skipped(record.name, "", record.error or record.state, "plugin"))
     asked = {
         "orders": list(graphs), "analyzer": analyzer, "threshold": threshold, "density": density,
-        "normalization": normalization, "max_memory": context.max_memory,
+        "normalization": normalization, "attention": attention, "max_memory": context.max_memory,
     }  # fmt: skip
     conventions: dict[str, str] = {}
     notes: dict[str, None] = {}
@@ -139,6 +142,7 @@ def extract(
     threshold: float = 0.0,
     density: float | None = None,
     normalization: Literal["one_to_one", "stats"] = "one_to_one",
+    attention: Literal["implicit", "units"] = "implicit",
     on_unknown: Literal["error", "dense"] = "error",
     unit: Literal["channel", "head"] = "channel",
     depth: int = 2,
@@ -154,7 +158,7 @@ def extract(
     with reporting("extract", progress) as tick:
         graphs = _graphs(
             model, example_input, example_kwargs, (wanted,), get_host().registry(), tick,
-            _settings(threshold, density, normalization, on_unknown, prefer),
+            _settings(threshold, density, normalization, attention, on_unknown, prefer),
             {"unit": unit, "depth": depth, "partition": partition},
         )  # fmt: skip
     return graphs[wanted]
@@ -231,12 +235,15 @@ def _orders(orders: Sequence[str] | str) -> tuple[str, ...]:
     return chosen
 
 
-def _settings(threshold: float, density: float | None, normalization: Any, on_unknown: Any, prefer: Any) -> Any:
+def _settings(
+    threshold: float, density: float | None, normalization: Any, attention: Any, on_unknown: Any, prefer: Any
+) -> Any:
     from deepstruct.structure.settings import Settings
 
     return Settings(
-        threshold=threshold, density=density, normalization=normalization, on_unknown=on_unknown, prefer=prefer
-    )
+        threshold=threshold, density=density, normalization=normalization, attention=attention,
+        on_unknown=on_unknown, prefer=prefer,
+    )  # fmt: skip
 
 
 def _budget(max_memory: Any) -> int:

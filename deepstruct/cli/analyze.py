@@ -34,6 +34,13 @@ ORDERS = "zeroth,first,second,third"
     show_default=True,
     help="How layer, group and RMS norms wire units.",
 )
+@click.option(
+    "--attention",
+    type=click.Choice(["implicit", "units"]),
+    default="implicit",
+    show_default=True,
+    help="Attention scores by rows and columns, or a slot for each.",
+)
 @click.option("--max-memory", default="2GiB", show_default=True, help="Budget for explicit graphs, such as 4GB.")
 @click.option(
     "--on-unknown",
@@ -90,6 +97,7 @@ def analyze(model: str, **options: Any) -> None:
             threshold=options["threshold"],
             density=options["density"],
             normalization=options["normalization"],
+            attention=options["attention"],
             max_memory=max_memory,
             on_unknown=options["on_unknown"],
             depth=options["depth"],

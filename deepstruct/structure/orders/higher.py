@@ -28,7 +28,9 @@ def by_channel(graph: StructureGraph, unit: str = "channel") -> Partition:
     labels = channel_labels(graph, unit)
     groups = []
     for space in graph.spaces:
-        here = labels[space.slots][graph.is_node[space.slots]]
+        here = labels[space.slots]
+        if space.scores is None:  # the labels of scores are on their carriers
+            here = here[graph.is_node[space.slots]]
         used = distinct(here[here >= 0])
         if used.numel():
             kind = space.kind if space.is_source else "channels"
@@ -42,7 +44,7 @@ def by_layer(graph: StructureGraph) -> Partition:
     groups = []
     for space in graph.spaces:
         labels[space.slots] = space.index
-        if bool(graph.is_node[space.slots].any()):
+        if graph.nodes_in(space):
             kind = space.kind if space.is_source else "layer"
             groups.append(Group(space.name, space.path, kind, torch.tensor([space.index]), space.call,
                                 space.position, [space.name]))  # fmt: skip
@@ -64,7 +66,7 @@ def by_cell(
         labels[~graph.live] = -1
     groups = []
     for name, label in order.items():
-        members = [s for s in graph.spaces if names[s.index] == name and bool(graph.is_node[s.slots].any())]
+        members = [s for s in graph.spaces if names[s.index] == name and graph.nodes_in(s)]
         if members:
             first = members[0]
             kind = "source" if all(s.is_source for s in members) else "cell"

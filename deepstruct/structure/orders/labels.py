@@ -13,7 +13,18 @@ import torch
 
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, Sparse
+from deepstruct.structure.operators import (
+    Conv,
+    EdgeOperator,
+    Identity,
+    KeyScores,
+    Matmul,
+    QueryScores,
+    ScoreOperator,
+    ScoreOutputs,
+    Separable,
+    Sparse,
+)
 from deepstruct.structure.space import Space
 
 
@@ -57,7 +68,7 @@ class _Channels:
             for region in _regions(writers[space.index]):
                 local = self._local(region)
                 slots = region[0].target.index()
-                self.labels[slots.reshape(-1)] = local.reshape(-1) + self.first[space.index]
+                self.labels[slots.reshape(-1)] = torch.where(local >= 0, local + self.first[space.index], -1).reshape(-1)
             self._rename(space)
         if graph.live is not None:
             self.labels[~graph.live] = -1
@@ -94,8 +105,10 @@ class _Channels:
                 return local.expand(shape)
         if all(isinstance(op, Identity) for op in ops):
             return self._merged(ops)
-        if all(isinstance(op, Matmul) for op in ops):
-            return self._mixed([op for op in ops if isinstance(op, Matmul)])
+        if all(isinstance(op, (Matmul, ScoreOutputs)) for op in ops):
+            return self._mixed(ops)
+        if all(isinstance(op, (QueryScores, KeyScores)) for op in ops):
+            return self._scored(ops)
         if len(ops) == 1:
             inherited = self._inherited(ops[0])
             if inherited is not None:
@@ -121,12 +134,12 @@ class _Channels:
             return _numbered(widest)
         return local
 
-    def _mixed(self, ops: list[Matmul]) -> torch.Tensor:
+    def _mixed(self, ops: list[EdgeOperator]) -> torch.Tensor:
         """Values first (the transposed side, written last), then weights, then the batch index."""
         shape = ops[0].target.shape
         for op in reversed(ops):
             labels = self._read(op.source)
-            constant = _constant_along(labels, -1)
+            constant = _constant_in_rows(op, labels) if isinstance(op, ScoreOutputs) else _constant_along(labels, -1)
             if constant is not None and int(constant.min()) >= 0:
                 local = _numbered(constant).expand(op.target.shape)
                 return local if op.target.shape == shape and op is ops[0] else _aligned(op, ops[0], local)
@@ -134,6 +147,24 @@ class _Channels:
         for n in shape[:-2]:
             batch *= n
         return torch.arange(batch).view(*shape[:-2], 1, 1).expand(shape)
+
+    def _scored(self, ops: list[EdgeOperator]) -> torch.Tensor:
+        """Labels of the carriers of scores, as `_mixed` gives them to their units: on the columns if the keys decide,
+        on the rows if the queries or the heads do; -1 on the other part, and where there is no unit."""
+        scores = ops[0].target.scores
+        assert scores is not None
+        no_rows = torch.full((*scores.lead, scores.rows), -1)
+        no_columns = torch.full((*scores.lead, scores.columns), -1)
+        for op in reversed(ops):
+            constant = _constant_along(self._read(op.source), -1)
+            if constant is None or int(constant.min()) < 0:
+                continue
+            local = _numbered(constant).squeeze(-1)
+            if isinstance(op, KeyScores):
+                return scores.joined(no_rows, torch.where(scores.column_counts > 0, local, -1))
+            return scores.joined(torch.where(scores.row_counts > 0, local, -1), no_columns)
+        head = torch.arange(scores.heads).view(*scores.lead, 1).expand_as(no_rows)
+        return scores.joined(torch.where(scores.row_counts > 0, head, -1), no_columns)
 
     def _inherited(self, op: EdgeOperator) -> torch.Tensor | None:
         labels = self._read(op.source)
@@ -174,7 +205,22 @@ def _regions(ops: list[EdgeOperator]) -> list[list[EdgeOperator]]:
     return done
 
 
-def _aligned(op: Matmul, first: Matmul, local: torch.Tensor) -> torch.Tensor:
+def _constant_in_rows(op: ScoreOutputs, labels: torch.Tensor) -> torch.Tensor | None:
+    """Labels of scores by their carriers, as one label per row (*lead, rows, 1) where that is possible, else None."""
+    rows, columns = op.scores.split(labels)
+    if bool((rows >= 0).any()) or op.scores.mask is None:
+        one = rows.unsqueeze(-1) if bool((rows >= 0).any()) else _constant_along(columns, -1)
+        return None if one is None else one.view(*op.scores.lead, -1, 1).expand(*op.scores.lead, op.scores.rows, 1)
+    found = []
+    for kept, here in zip(op.scores.kept_by_head(), columns.reshape(op.scores.heads, -1), strict=True):
+        one = _constant_along(torch.where(kept, here, -1), -1)
+        if one is None:
+            return None
+        found.append(one)
+    return torch.stack(found).view(*op.scores.lead, op.scores.rows, 1)
+
+
+def _aligned(op: EdgeOperator, first: EdgeOperator, local: torch.Tensor) -> torch.Tensor:
     """Labels over op's target as labels over the target of `first` (the same slots, perhaps transposed)."""
     slots = op.target.index().reshape(-1)
     start = int(slots.min())
@@ -268,12 +314,20 @@ def _heads(graph: StructureGraph, labels: torch.Tensor) -> dict[int, dict[int, i
     found: dict[int, dict[int, int]] = {}
     mixed: set[int] = set()
     for op in graph.operators:
-        if not isinstance(op, Matmul) or op.weighted or len(op.source.shape) < 3:
+        if isinstance(op, ScoreOperator):
+            lead = op.scores.lead
+        elif isinstance(op, Matmul) and not op.weighted:
+            lead = op.source.shape[:-2]
+        else:
             continue
-        lead = op.source.shape[:-2]
-        batch = torch.arange(torch.Size(lead).numel()).view(*lead, 1, 1).expand(op.source.shape).reshape(-1)
+        if not lead:
+            continue
+        rest = [1] * (len(op.source.shape) - len(lead))
+        batch = torch.arange(torch.Size(lead).numel()).view(*lead, *rest).expand(op.source.shape).reshape(-1)
         slots = op.source.index().reshape(-1)
         valid = slots >= 0
+        if op.source.scores is not None:
+            valid &= labels[slots] >= 0  # the carriers that do not decide
         pairs = torch.stack([labels[slots[valid]], batch[valid], slots[valid]])
         spaces = torch.searchsorted(offsets, pairs[2], right=True) - 1
         for index in spaces.unique().tolist():

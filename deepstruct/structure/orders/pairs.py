@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 import torch
 
-from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, alive
+from deepstruct.structure.operators import (
+    Conv,
+    EdgeOperator,
+    Identity,
+    KeyScores,
+    Matmul,
+    ScoreOperator,
+    ScoreOutputs,
+    Separable,
+    alive,
+)
 
 _AT_ONCE = 1 << 22  # pairs that are written down together: four million take about 150 MB
 
@@ -37,6 +47,8 @@ def label_pairs(op: EdgeOperator, source: torch.Tensor, target: torch.Tensor) ->
         if kept is not None:
             source = source.masked_fill(~kept, -1)
         yield from _elementwise(source, target)
+    elif isinstance(op, ScoreOperator):
+        yield from _scored(op, source, target)
     elif isinstance(op, Matmul):
         yield from _matmul(op, source, target)
     elif isinstance(op, Conv):
@@ -55,6 +67,40 @@ def _elementwise(source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
     flat = torch.stack([source.reshape(-1), target.reshape(-1)])
     flat = flat[:, (flat >= 0).all(0)].unique(dim=1)
     yield Pairs(flat[0], flat[1], None)
+
+
+def _scored(op: ScoreOperator, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    """The label of a score is that of its row carrier where that has one, else that of its column carrier."""
+    scores, reads, by_column = op.scores, isinstance(op, ScoreOutputs), isinstance(op, KeyScores)
+    carriers, other = (source, target) if reads else (target, source)
+    rows, columns = scores.split(carriers)
+    rows = torch.where(scores.row_counts > 0, rows, -1)
+    columns = torch.where(scores.column_counts > 0, columns, -1)
+    labeled_by_column = not bool((rows >= 0).any())
+    labels = columns if labeled_by_column else rows
+    if labeled_by_column != by_column:
+        one = labels.amax(-1, keepdim=True)
+        if not bool(((labels == one) | (labels < 0)).all()):
+            yield from _across(op, labels, other)
+            return
+        labels = torch.where((scores.column_counts if by_column else scores.row_counts) > 0, one, -1)
+    beside = labels.unsqueeze(-1).expand(other.shape)
+    yield from _elementwise(beside, other) if reads else _elementwise(other, beside)
+
+
+def _across(op: ScoreOperator, labels: torch.Tensor, other: torch.Tensor) -> Iterator[Pairs]:
+    """Labels of scores by column against features by row, or the other way round: through the mask."""
+    scores, lead = op.scores, op.scores.lead
+    matrix = torch.ones(scores.rows, scores.columns, dtype=torch.bool) if scores.mask is None else scores.mask.matrix
+    if not isinstance(op, KeyScores):
+        matrix = matrix.transpose(-1, -2)
+    matrix = matrix.expand(*lead, *matrix.shape[-2:]).reshape(scores.heads, *matrix.shape[-2:])
+    features = other.transpose(-1, -2).reshape(scores.heads, other.shape[-1], -1)
+    wide = labels.reshape(scores.heads, 1, -1).expand(-1, features.shape[1], -1)
+    for here, a, c in zip(matrix, wide, features, strict=True):
+        for label, feature, _ in _kinds_of_rows(a, c):
+            for pair in _through(here, label, feature, 1, False):
+                yield pair if isinstance(op, ScoreOutputs) else Pairs(pair.target, pair.source, None)
 
 
 def _matmul(op: Matmul, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
@@ -107,6 +153,11 @@ def _through(
     keep_in, keep_out = source >= 0, target >= 0
     source, target = source[keep_in], target[keep_out]
     if source.numel() == 0 or target.numel() == 0:
+        return
+    uniform = bool((source == source[0]).all()) and bool((target == target[0]).all())
+    if uniform and not weighted and matrix is not None:
+        if bool(matrix.any() if bool(keep_in.all()) and bool(keep_out.all()) else matrix[keep_in][:, keep_out].any()):
+            yield Pairs(source[:1], target[:1], None)
         return
     if matrix is None:
         a, c = torch.meshgrid(source.unique(), target.unique(), indexing="ij")

@@ -10,6 +10,7 @@ import torch
 from deepstruct.errors import InputError
 from deepstruct.structure.fuse import fuse_sums
 from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.implicit import make_implicit
 from deepstruct.structure.operators import EdgeOperator
 from deepstruct.structure.reader import Progress, Reader
 from deepstruct.structure.rules.dispatch import Dispatcher
@@ -63,6 +64,8 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
     notes += _valueless(builder.operators, settings) + silent_layers(builder.operators)
+    if settings.attention == "implicit":
+        is_output = make_implicit(builder.spaces, builder.operators, is_output, outputs)
     parent = fuse_sums(builder.spaces, builder.operators, is_output)
     parameters = sum(_numel(trace, id) for id in set(trace.parameters.values()))
     name = trace.calls[0].name if trace.calls else "model"

@@ -23,8 +23,9 @@ def attention(b: Builder, node: Node) -> Any:
     scale, grouped = node.kwargs.get("scale"), node.kwargs.get("enable_gqa", False)
     if b.settings.attention == "units" or scale == 0 or dropout >= 1:
         return NotImplemented
-    if any(side.signal is None and (side.data_dependent or side.zeros() is not None) for side in (query, key, value)):
-        return NotImplemented
+    for side in (query, key, value):
+        if side.signal is None and (side.stored or side.data_dependent or side.zeros() is not None):
+            return NotImplemented  # stored weights make weight edges
     rows, columns, features = query.shape[-2], key.shape[-2], value.shape[-1]
     if isinstance(mask, Arg) and mask.signal is not None:
         return NotImplemented  # a bias from activations: every score reads units of its own
