@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from deepstruct.structure.operators import EdgeOperator, Identity
+from deepstruct.structure.operators import EdgeOperator, Identity, Matmul
 from deepstruct.structure.space import Space
 
 
@@ -41,6 +41,9 @@ def fuse_sums(
     for reader in operators:
         if not bool(wanted[_spaces_of(reader, offsets)].any()):
             continue
+        if isinstance(reader, Matmul) and reader.dense and reader.target.numel and (live is None or _all_live(reader, live)):
+            reader.source.accumulate(out_degree, torch.ones(()).expand(reader.source.shape))
+            continue
         y = reader.target.ones(torch.float32)
         if live is not None:
             y = reader.target.gather(live).to(torch.float32)
@@ -69,6 +72,10 @@ def fuse_sums(
         parent[here] = there
         parts.append(here)
     return None if parent is None else _followed(parent, torch.cat(parts))
+
+
+def _all_live(op: EdgeOperator, live: torch.Tensor) -> bool:
+    return bool(op.target.gather(live).all())
 
 
 def _followed(parent: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:

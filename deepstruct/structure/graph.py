@@ -90,7 +90,9 @@ class StructureGraph:
         """Boolean per slot: whether it is a node of the graph; False on the carriers of implicit scores."""
         node = torch.ones(self.num_slots, dtype=torch.bool) if self.live is None else self.live.clone()
         if self.parent is not None:
-            node &= self.parent == torch.arange(self.num_slots)
+            for space in self.spaces:  # in pieces that stay in the cache
+                here = space.slots
+                node[here] &= self.parent[here] == torch.arange(here.start, here.stop)
         for space in self.score_spaces:
             node[space.slots] = False
         return node
@@ -256,13 +258,19 @@ class StructureGraph:
             if space.scores is not None:
                 for values, counts in space.scores.blocks(here, joins):
                     yield space, values, counts
+            elif self.nodes_in(space) == space.numel:
+                yield space, here, None
             else:
                 node = self.is_node[space.slots]
                 yield space, [v[node] for v in here], None
 
     def nodes_in(self, space: Space) -> int:
         """Number of nodes of a space; units that are part of a later sum count there."""
-        return space.scores.num_units if space.scores is not None else int(self.is_node[space.slots].sum())
+        return space.scores.num_units if space.scores is not None else self._nodes_by_space[space.index]
+
+    @cached_property
+    def _nodes_by_space(self) -> list[int]:
+        return [int(torch.count_nonzero(self.is_node[space.slots])) for space in self.spaces]
 
     def total(self, values: torch.Tensor) -> float:
         """Sum over the nodes of a vector over slots, in float64; of a boolean one, how many are true."""

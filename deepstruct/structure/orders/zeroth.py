@@ -58,9 +58,12 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
     for name, id in trace.outputs:
         signal = reader.signals.get(id)
         if signal is not None:
-            index = signal.index
-            is_output[index[index >= 0]] = True
-            outputs.append((name, builder.operand(signal)))
+            operand = builder.operand(signal)
+            if operand.stride is not None and operand.injective:
+                operand.gather(is_output).fill_(True)
+            else:
+                is_output[signal.index[signal.index >= 0]] = True
+            outputs.append((name, operand))
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
     notes += _valueless(builder.operators, settings) + silent_layers(builder.operators)
