@@ -1,101 +1,235 @@
-"""Seconds and peak memory of extraction and of every operator metric, on networks at 224 x 224.
+"""Seconds and peak memory of extraction, of the passes and of every operator metric, on networks at 224 x 224.
 
-    python benchmarks/bench_panel.py [--models resnet18,resnet50] [--sparsity 0,0.9] [--json out.json]
+    python benchmarks/bench_panel.py                            the standard zeroth-order panel
+    python benchmarks/bench_panel.py --metrics all --max-seconds 20    everything, none longer than that
+    python benchmarks/bench_panel.py --models resnet18 --sparsity 0.9  a short one
+    python benchmarks/bench_panel.py --draw                     the tables and the picture of the last run again
 
-Each network runs in a process of its own, so that peak memory is its own. Weights are random; a sparsity
-sets that share of every weight tensor to zero.
+Each network and sparsity runs in a process of its own, so that its memory is its own. Weights are random; a
+sparsity sets that share of every weight tensor to zero. Times are processor seconds on one thread. The metrics
+of a network share passes: whichever needs one first pays for it, the others read its result.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import resource
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT = "alexnet,resnet18,resnet50"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import floors, measuring, pictures, probe
+from benchmarks.nets import fill
+
+if TYPE_CHECKING:
+    from deepstruct.structure.graph import StructureGraph
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "panel.json"
+NETWORKS = {
+    "alexnet": "AlexNet", "resnet18": "ResNet-18", "resnet50": "ResNet-50", "resnet152": "ResNet-152",
+    "vit_b_16": "ViT-B/16", "mobilenet_v2": "MobileNetV2",
+}  # fmt: skip
+SHOWN = 0.05  # seconds: metrics that take less on every network share one row of the table
+Row = dict[str, Any]
 
 
-def measure(name: str, sparsity: float) -> dict[str, float | int | str]:
-    """One network, in this process."""
-    sys.path.insert(0, str(ROOT))
+def job(arguments: list[str]) -> None:
+    """One network, in this process. Arguments: its name, the sparsity, "panel" or "all", and seconds a metric."""
     import torch
-
-    from tests.zoo_compat import declare_torchvision_ops
-
-    declare_torchvision_ops()
     import torchvision.models
 
     import deepstruct
-    from deepstruct.analyzers.operator.panel import METRICS
-    from deepstruct.analyzers.operator.view import OperatorView
-    from deepstruct.errors import MetricError
-    from deepstruct.metrics.base import AnalysisContext
-    from deepstruct.trace import trace
 
-    torch.manual_seed(0)
-    model = getattr(torchvision.models, name)().eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.dim() > 1:
-                p.copy_(p.sign() + (p == 0)).mul_(torch.rand_like(p) >= sparsity)
+    name, sparsity, wanted, limit = arguments
+    deepstruct.analyze(*_small(), orders=("zeroth",), analyzer="operator")  # plugins and kernels are loaded
+    model = getattr(torchvision.models, name)().eval().requires_grad_(False)
+    fill(model, float(sparsity))
     x = torch.randn(1, 3, 224, 224)
-    out: dict[str, float | int | str] = {"network": name, "sparsity": sparsity}
-    began = time.perf_counter()
-    trace(model, x)
-    out["trace"] = time.perf_counter() - began
-    began = time.perf_counter()
-    graph = deepstruct.extract(model, x)
-    out["trace and build"] = time.perf_counter() - began
-    view = OperatorView(graph, AnalysisContext())
-    whole = time.perf_counter()
-    for metric in METRICS:
-        if metric.scope != "graph" or not metric.default:
+
+    def work() -> Row:
+        began = time.process_time()
+        graph = deepstruct.extract(model, x)
+        extraction = time.process_time() - began
+        marks: list[tuple[str, float]] = []
+        began = time.process_time()
+        report = deepstruct.analyze(
+            graph, metrics="all" if wanted == "all" else None, analyzer="operator", max_memory=1 << 60,
+            max_seconds=float(limit) if float(limit) else None,
+            progress=lambda what, done, total: marks.append((what, time.process_time())),
+        )  # fmt: skip
+        marks.append(("", time.process_time()))
+        spent = {what: after - before for (what, before), (_, after) in itertools.pairwise(marks)}
+        done = {row.name for row in report.rows}
+        return {
+            "extraction": extraction,
+            "panel": time.process_time() - began,
+            "metrics": {what: amount for what, amount in spent.items() if what in done},
+            "skipped": {s.name: s.reason for s in report.skipped},
+            "digits": len(str(report["zeroth"]["path_count"])) if "path_count" in done else None,
+            "graph": graph,
+        }
+
+    row, memory = probe.measured(work, most=1)
+    graph = row.pop("graph")
+    probe.tell({
+        **row,
+        **memory,
+        "network": name,
+        "sparsity": float(sparsity),
+        "nodes": graph.num_nodes,
+        "weight edges": graph.num_weight_edges,
+        "structural edges": graph.num_structural_edges,
+        "passes": passes_of(graph),
+        "need": floors.one_pass(graph)._asdict(),
+        "rates": floors.rates()._asdict(),
+    })  # fmt: skip
+
+
+def passes_of(graph: StructureGraph) -> dict[str, float]:
+    """Seconds of one pass through all operators, by semiring, once what it prepares is there."""
+    import torch
+
+    from deepstruct.engine import Counting, passes, sweep
+
+    sources = graph.is_source.to(torch.float64)
+    works = {
+        "or": lambda: passes.reached(graph),
+        "sum": lambda: sweep(graph, sources, Counting()),
+        "shortest": lambda: passes.path_lengths(graph, longest=False),
+    }
+    found = {}
+    for name, work in works.items():
+        work()
+        began = time.process_time()
+        work()
+        found[name] = time.process_time() - began
+    return found
+
+
+def _small() -> tuple[Any, Any]:
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 5))
+    fill(model, 0.5)
+    return model, torch.zeros(1, 3, 8, 8)
+
+
+def label(row: Row) -> str:
+    name = NETWORKS.get(row["network"], row["network"])
+    return f"{name}, {row['sparsity']:.0%}" if row["sparsity"] else f"{name}, dense"
+
+
+def totals(rows: Sequence[Row]) -> str:
+    """Markdown: sizes, times and memory of each network."""
+    lines = [
+        "| | nodes | weight edges | structural edges | digits of the path count | extraction | panel | peak memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row["status"] != "ok":
+            lines.append(f"| {label(row)} | {row['reason']} | | | | | | |")
             continue
-        began = time.perf_counter()
-        try:
-            metric.compute(view)
-        except MetricError:
+        lines.append(
+            f"| {label(row)} | {row['nodes']:,} | {row['weight edges']:,} | {row['structural edges']:,} | "
+            f"{row['digits'] or ''} | {row['extraction']:.2f} s | {row['panel']:.2f} s | "
+            f"{row['peak'] / 2**30:.2f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def floor_table(rows: Sequence[Row]) -> str:
+    """Markdown: what one pass needs, the least time for that, and the time of each kind of pass over it."""
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row.get("passes", ())))
+    lines = [
+        "| | operations | bytes | floor | " + " | ".join(f"{kind} (times the floor)" for kind in kinds) + " |",
+        "|---|---|---|---|" + "---|" * len(kinds),
+    ]
+    for row in rows:
+        if row["status"] != "ok":
             continue
-        seconds = time.perf_counter() - began
-        if seconds >= 0.1:
-            out[metric.name] = seconds
-    out["whole panel"] = time.perf_counter() - whole
-    out["nodes"], out["weight edges"] = graph.num_nodes, graph.num_weight_edges
-    out["structural edges"] = graph.num_structural_edges
-    out["digits of the path count"] = len(str(view.path_count))
-    out["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return out
+        need = floors.Need(**row["need"])
+        least = need.seconds(floors.Rates(**row["rates"]))
+        shown = [f"{row['passes'][kind]:.3f} s ({row['passes'][kind] / least:.0f})" for kind in kinds]
+        lines.append(
+            f"| {label(row)} | {need.operations / 1e6:,.0f} M | {need.bytes / 1e6:,.0f} MB | {least:.4f} s | "
+            + " | ".join(shown) + " |"
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def metric_table(rows: Sequence[Row]) -> str:
+    """Markdown: seconds of each metric on each network."""
+    rows = [row for row in rows if row["status"] == "ok"]
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    slow = [name for name in names if max(row["metrics"].get(name, 0.0) for row in rows) >= SHOWN]
+    lines = ["| seconds | " + " | ".join(label(row) for row in rows) + " |", "|---|" + "---|" * len(rows)]
+    for name in slow:
+        cells = [f"{row['metrics'][name]:.2f}" if name in row["metrics"] else "skipped" for row in rows]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    rest = [sum(amount for name, amount in row["metrics"].items() if name not in slow) for row in rows]
+    lines.append(f"| the {len(names) - len(slow)} others together | " + " | ".join(f"{a:.2f}" for a in rest) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=DEFAULT)
-    parser.add_argument("--sparsity", default="0,0.9")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        name, sparsity = args.one.split("@")
-        print(json.dumps(measure(name, float(sparsity))))
-        return
-    rows = []
-    for name in args.models.split(","):
-        for sparsity in args.sparsity.split(","):
-            command = [sys.executable, __file__, "--one", f"{name}@{sparsity}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row = json.loads(done.stdout.splitlines()[-1])
-            rows.append(row)
-            print(f"\n{name}, sparsity {sparsity}")
-            for key, value in row.items():
-                if key not in ("network", "sparsity"):
-                    print(f"  {key:28s} {value:>18,.2f}" if isinstance(value, float) else f"  {key:28s} {value:>18,}")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(NETWORKS))
+    parser.add_argument("--sparsity", default="0,0.9,0.99")
+    parser.add_argument("--metrics", choices=("panel", "all"), default="panel")
+    parser.add_argument("--max-seconds", type=float, default=0.0, help="what one metric may take; 0 for no limit")
+    parser.add_argument("--seconds", type=float, default=600.0, help="limit of one network")
+    parser.add_argument("--memory", type=float, default=8.0, help="limit of one process in GiB")
+    parser.add_argument("--output", type=Path, help="JSON; the picture goes beside it")
+    parser.add_argument("--draw", action="store_true", help="print and draw what the output holds, measure nothing")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve()
+    output = options.output or (RESULTS if options.metrics == "panel" else RESULTS.with_name("all-metrics.json"))
+    if not options.draw:
+        measure(options, output)
+    rows = json.loads(output.read_text())["rows"]
+    done = [row for row in rows if row["status"] == "ok"]
+    print(totals(rows), floor_table(rows), metric_table(rows), sep="\n\n")
+    for row in done:
+        for name, reason in row["skipped"].items():
+            print(f"skipped on {label(row)}: {name}: {reason}")
+    if done:
+        pictures.metrics([{**row, "network": label(row)} for row in done], output.with_suffix(""))
+
+
+def measure(options: argparse.Namespace, output: Path) -> None:
+    limits = measuring.Limits(options.seconds, int(options.memory * 2**30))
+    rows: list[Row] = []
+    with measuring.Server([sys.executable, __file__, "--serve"]) as server:
+        for name in options.models.split(","):
+            for sparsity in options.sparsity.split(","):
+                asked = [name, sparsity, options.metrics, str(options.max_seconds)]
+                row = {"network": name, "sparsity": float(sparsity), **server.run(asked, limits)}
+                rows.append(row)
+                told = row["reason"] or f"extraction {row['extraction']:.2f} s, panel {row['panel']:.2f} s"
+                print(f"  {label(row)}: {told}", file=sys.stderr, flush=True)
+                output.parent.mkdir(parents=True, exist_ok=True)
+                output.write_text(json.dumps({"machine": measuring.machine(), "rows": rows}, indent=1) + "\n")
+
+
+def serve() -> None:
+    from tests.zoo_compat import declare_torchvision_ops
+
+    declare_torchvision_ops()
+    import torchvision.models  # noqa: F401
+
+    import deepstruct
+
+    deepstruct.analyze(*_small(), orders=("zeroth",), analyzer="operator")
+    probe.serve(job)
 
 
 if __name__ == "__main__":

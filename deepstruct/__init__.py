@@ -28,9 +28,11 @@ if TYPE_CHECKING:
         UnknownOpError,
     )
     from deepstruct.plugin.markers import hookimpl
+    from deepstruct.trajectory import drift
 
 _LAZY = {
     "analyze": "deepstruct.api",
+    "drift": "deepstruct.trajectory",
     "extract": "deepstruct.api",
     "hookimpl": "deepstruct.plugin.markers",
     "BudgetError": "deepstruct.errors",
@@ -79,6 +81,7 @@ __all__ = [
     "UnknownOpError",
     "__version__",
     "analyze",
+    "drift",
     "extract",
     "hookimpl",
 ]

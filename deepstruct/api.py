@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,9 @@ def analyze(
     normalization: Literal["one_to_one", "stats"] = "one_to_one",
     attention: Literal["implicit", "units"] = "implicit",
     max_memory: int = 2 << 30,
+    max_seconds: float | None = None,
+    null: int | None = None,
+    null_seed: int = 0,
     on_unknown: Literal["error", "dense"] = "error",
     unit: Literal["channel", "head"] = "channel",
     depth: int = 2,
@@ -57,18 +61,26 @@ def analyze(
             slot of its own, which a few metrics need and say so.
         max_memory: bytes that one analyzer's view of a graph may take; what needs more is skipped, with its
             estimate.
+        max_seconds: what one metric may take (None: no limit); one that takes longer is skipped, with the
+            seconds spent, or hands back what it has. Passes and iterations ask for it as they go; a single
+            call of a library runs to its end.
+        null: compare graph-scope metrics with this many null models (at least 2): the same weights at random
+            places in every layer. Each costs what the metrics cost, once more.
+        null_seed: of the random numbers of the null models.
         on_unknown: "error", or "dense" to wire an op without a rule all to all, and say so.
         unit, depth, partition: of the first and third order, see `StructureGraph.quotient`.
         prefer: which plugin wins where two offer the same: a distribution, or target -> distribution.
-        settings: for analyzers, such as {"max_operations": 1e9}.
+        settings: for analyzers, such as {"max_operations": 1e9}; docs/settings.md lists them.
         progress: True or False for a progress bar on stderr (None: on a terminal), or a function of
             (what, done, total).
 
     Raises:
         DeepstructError: with what, where and what to do. The model is left as it was.
     """
+    from deepstruct.analyzers.null import against_null, ground
     from deepstruct.analyzers.select import analyze_graph
     from deepstruct.metrics.base import AnalysisContext, Skipped
+    from deepstruct.metrics.settings import check_settings
     from deepstruct.plugin.current import get_host
     from deepstruct.progress import reporting
     from deepstruct.report import Report
@@ -79,7 +91,11 @@ def analyze(
     if settings is not None and not isinstance(settings, Mapping):
         kind = type(settings).__name__
         raise InputError(f'settings is of type {kind}; pass a dict, such as {{"max_operations": 1e9}}')
-    context = AnalysisContext(_budget(max_memory), dict(settings or {}))
+    check_settings(settings or {}, [*registry.analyzers, *registry.metrics])
+    _check_preferences(prefer)
+    context = AnalysisContext(_budget(max_memory), dict(settings or {}), _seconds(max_seconds))
+    samples = _samples(null)
+    options = {"unit": unit, "depth": depth, "partition": partition}
     with reporting("analyze", progress) as tick:
         if isinstance(model, StructureGraph):
             if example_input is not None or example_kwargs or threshold or density is not None:
@@ -87,19 +103,24 @@ def analyze(
                     "a StructureGraph is analysed as it is: an example input, threshold= and density= shape the graph "
                     "when it is made (deepstruct.extract)"
                 )
-            options = {"unit": unit, "depth": depth, "partition": partition}
             graphs = _given(model, (model.order,) if orders is ORDERS else chosen, options)
         else:
             graphs = _graphs(
                 model, example_input, example_kwargs, chosen, registry, tick,
-                _settings(threshold, density, normalization, attention, on_unknown, prefer),
-                {"unit": unit, "depth": depth, "partition": partition},
+                _settings(threshold, density, normalization, attention, on_unknown, prefer), options,
             )  # fmt: skip
+        base = ground(next(iter(graphs.values()))) if samples else None
         rows, skipped = [], []
         for graph in graphs.values():
             values, missing = analyze_graph(graph, metrics, analyzer, context, registry=registry, progress=tick)
             rows += values
             skipped += missing
+        if base is not None:
+            rows = against_null(
+                rows, base, lambda below, order: _above(below, order, registry, options),
+                lambda graph, names: analyze_graph(graph, names, analyzer, context, registry=registry)[0],
+                samples=samples, seed=null_seed, progress=tick,
+            )  # fmt: skip
     last = next(reversed(graphs.values()))
     skipped += [
         Skipped(op, "zeroth", f"in module {path!r}: no rule, wired all to all (on_unknown='dense')", "layer")
@@ -110,7 +131,8 @@ def analyze(
             skipped.append(Skipped(record.name, "", record.error or record.state, "plugin"))
     asked = {
         "orders": list(graphs), "analyzer": analyzer, "threshold": threshold, "density": density,
-        "normalization": normalization, "attention": attention, "max_memory": context.max_memory,
+        "normalization": normalization, "attention": attention, "max_memory": context.max_memory, "max_seconds": context.max_seconds,
+        "null": samples or None, "null_seed": null_seed if samples else None, "settings": dict(context.settings),
     }  # fmt: skip
     conventions: dict[str, str] = {}
     notes: dict[str, None] = {}
@@ -118,6 +140,18 @@ def analyze(
         conventions.update(graph.conventions)
         notes.update(dict.fromkeys(graph.notes))
     return Report(last.name, rows, skipped, conventions, list(notes), graphs, asked)
+
+
+def _above(base: StructureGraph, order: str, registry: Any, options: Mapping[str, Any]) -> StructureGraph:
+    """The graph of an order from the zeroth-order graph of a model."""
+    if order == "zeroth":
+        return base
+    trace, settings = base.context.trace, base.context.settings
+    mine = {k: v for k, v in options.items() if k in _OPTIONS.get(order, ())}
+    made: StructureGraph = _order(order, registry, settings.prefer).build(
+        trace, settings, registry, None, below=base, **mine
+    )
+    return made
 
 
 def _given(graph: StructureGraph, orders: Sequence[str], options: Mapping[str, Any]) -> dict[str, StructureGraph]:
@@ -155,6 +189,7 @@ def extract(
     from deepstruct.progress import reporting
 
     (wanted,) = _orders((order,))
+    _check_preferences(prefer)
     with reporting("extract", progress) as tick:
         graphs = _graphs(
             model, example_input, example_kwargs, (wanted,), get_host().registry(), tick,
@@ -250,6 +285,45 @@ def _budget(max_memory: Any) -> int:
     if not isinstance(max_memory, Real) or isinstance(max_memory, bool) or not float(max_memory) > 0:
         raise InputError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     return 1 << 62 if max_memory == float("inf") else int(float(max_memory))
+
+
+def _seconds(max_seconds: Any) -> float | None:
+    if max_seconds is None or max_seconds == float("inf"):
+        return None
+    if not isinstance(max_seconds, Real) or isinstance(max_seconds, bool) or not float(max_seconds) > 0:
+        raise InputError(f"max_seconds must be a positive number of seconds, or None, got {max_seconds!r}")
+    return float(max_seconds)
+
+
+def _samples(null: Any) -> int:
+    """Number of null models, 0 for none."""
+    if null is None or (null == 0 and not isinstance(null, bool)):
+        return 0
+    if not isinstance(null, int) or isinstance(null, bool) or null < 2:
+        raise InputError(f"null must be a number of null models, at least 2 (a spread takes two), got {null!r}")
+    return null
+
+
+def _check_preferences(prefer: Any) -> None:
+    """InputError for a distribution that no installed plugin comes from: a typing error would settle nothing."""
+    from deepstruct.plugin.current import get_host
+    from deepstruct.plugin.settings import normalise
+
+    if prefer is None:
+        return
+    if not isinstance(prefer, (str, Mapping, Sequence)):
+        raise InputError(
+            f"prefer is of type {type(prefer).__name__}; pass a distribution, several in a list, or "
+            "target -> distribution"
+        )
+    wanted = [prefer] if isinstance(prefer, str) else list(prefer.values() if isinstance(prefer, Mapping) else prefer)
+    known = sorted({name for record in get_host().records() for name in (record.distribution, record.name) if name})
+    normal = {normalise(name) for name in known}
+    for name in wanted:
+        if not isinstance(name, str) or normalise(name) not in normal:
+            close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
+            raise InputError(f"prefer names {name!r}, and no plugin comes from there: {hint}")
 
 
 def _check_samples(model: nn.Module, arguments: Any) -> None:

@@ -8,6 +8,12 @@
 
 #include <stdint.h>
 
+#if defined(__CUDACC__)
+#define DEEPSTRUCT_HOST_DEVICE __host__ __device__
+#else
+#define DEEPSTRUCT_HOST_DEVICE
+#endif
+
 namespace deepstruct {
 
 enum { kHeader = 8, kVersion = 1, kPanel = 512 };
@@ -30,7 +36,7 @@ struct Layout {
   const uint8_t* columns;
 };
 
-inline Layout view(const int32_t* table, const int32_t* row_ids, const uint8_t* columns) {
+DEEPSTRUCT_HOST_DEVICE inline Layout view(const int32_t* table, const int32_t* row_ids, const uint8_t* columns) {
   Layout layout;
   layout.rows = table[1];
   layout.cols = table[2];

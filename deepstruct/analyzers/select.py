@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from deepstruct.analyzers.values import plain_value
-from deepstruct.errors import CapacityError, MetricError
+from deepstruct.engine.budget import limited
+from deepstruct.errors import BudgetError, CapacityError, MetricError
 from deepstruct.metrics.base import AnalysisContext, Analyzer, Measured, Metric, MetricValue, Skipped
 
 if TYPE_CHECKING:
@@ -174,10 +175,11 @@ class _Bench:
 
     def _run(self, metric: Metric, analyzer: Analyzer, note: str) -> MetricValue:
         self._check(metric, analyzer)
-        view = self._view(analyzer)
-        began = time.perf_counter()
-        result = metric.compute(view)
-        seconds = time.perf_counter() - began
+        with limited(self.context.max_seconds):
+            view = self._view(analyzer)
+            began = time.perf_counter()
+            result = metric.compute(view)
+            seconds = time.perf_counter() - began
         measured = result if isinstance(result, Measured) else Measured(result, exact=metric.exact)
         return MetricValue(
             name=metric.name,
@@ -234,7 +236,7 @@ class _Bench:
                 reason = f"needs about {_size(estimate)}, more than the budget of {budget} (max_memory)"
                 raise _Refused(reason, estimate)
             return analyzer.prepare(self.graph, self.context)
-        except _Refused:
+        except (_Refused, BudgetError):  # out of time holds for this metric alone
             raise
         except CapacityError as error:
             raise _Refused(str(error), estimate) from error

@@ -42,6 +42,12 @@ ORDERS = "zeroth,first,second,third"
     help="Attention scores by rows and columns, or a slot for each.",
 )
 @click.option("--max-memory", default="2GiB", show_default=True, help="Budget for explicit graphs, such as 4GB.")
+@click.option("--max-seconds", type=float, help="Budget for each metric; what takes longer is skipped.")
+@click.option("--null", type=int, help="Compare with this many null models: the same weights at random places.")
+@click.option("--null-seed", default=0, show_default=True, help="For the random places of --null.")
+@click.option(
+    "--setting", "given", multiple=True, metavar="NAME=VALUE", help="A setting of metrics, such as max_operations=1e10."
+)
 @click.option(
     "--on-unknown",
     type=click.Choice(["error", "dense"]),
@@ -71,12 +77,13 @@ def analyze(model: str, **options: Any) -> None:
     """
     from deepstruct.checkpoints import load_weights
     from deepstruct.cli.factory import build_model
-    from deepstruct.cli.inputs import names, parse_bytes, parse_inputs
+    from deepstruct.cli.inputs import names, parse_bytes, parse_inputs, parse_settings
     from deepstruct.progress import progress_bar
 
     max_memory = parse_bytes(options["max_memory"])
     args, kwargs = parse_inputs(options["inputs"], options["dtype"], options["seed"])
     prefer = _preferences(options["prefer"])
+    chosen = parse_settings(options["given"])
     for path in (options["json_path"], options["html_path"]):
         _check_writable(path)
     built = build_model(model, options["seed"])
@@ -99,6 +106,10 @@ def analyze(model: str, **options: Any) -> None:
             normalization=options["normalization"],
             attention=options["attention"],
             max_memory=max_memory,
+            max_seconds=options["max_seconds"],
+            null=options["null"],
+            null_seed=options["null_seed"],
+            settings=chosen or None,
             on_unknown=options["on_unknown"],
             depth=options["depth"],
             unit=options["unit"],

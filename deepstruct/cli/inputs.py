@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,20 @@ def parse_bytes(text: str) -> int:
     if match is None or match[2].lower() not in _UNITS:
         raise InputError(f"{text!r} is no size: write 512MB, 4GB or 2GiB")
     return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def parse_settings(specs: Sequence[str]) -> dict[str, Any]:
+    """Settings from NAME=VALUE; a value is read as JSON where it is some, and is a string otherwise."""
+    found: dict[str, Any] = {}
+    for spec in specs:
+        name, equals, text = spec.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--setting {spec!r}: write NAME=VALUE, such as max_operations=1e10")
+        try:
+            found[name.strip()] = json.loads(text)
+        except ValueError:
+            found[name.strip()] = text.strip()
+    return found
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

@@ -14,6 +14,7 @@ from deepstruct.cli.analyze import analyze
 from deepstruct.cli.build_ext import build_ext
 from deepstruct.cli.demo import demo
 from deepstruct.cli.doctor import doctor
+from deepstruct.cli.drift import drift
 from deepstruct.cli.plugins import plugins
 from deepstruct.errors import DeepstructError
 from deepstruct.plugin import Host, get_host
@@ -66,6 +67,7 @@ def cli(debug: bool) -> None:
 cli.add_command(analyze)
 cli.add_command(plugins)
 cli.add_command(doctor)
+cli.add_command(drift)
 cli.add_command(demo)
 cli.add_command(build_ext)
 

@@ -14,6 +14,15 @@ ORDERS = ("zeroth", "first", "second", "third")
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A key of `analyze(settings=...)`: its name, what holds without it, and what it does."""
+
+    name: str
+    default: Any
+    definition: str
+
+
+@dataclass(frozen=True)
 class Metric:
     """A metric of one analyzer: a name of the catalogue and the function that computes it.
 
@@ -23,6 +32,7 @@ class Metric:
     `requires` names what the graph must be: "dag", "connected", "nonempty".
     `cost` estimates the elementary steps from the graph's sizes alone; above the limit (the setting
     "max_operations", else the analyzer's own `max_operations`) the metric is skipped with that figure.
+    `settings` are the keys of `analyze(settings=...)` that it reads, where those are not built in.
     """
 
     name: str
@@ -36,6 +46,7 @@ class Metric:
     requires: tuple[str, ...] = ()
     default: bool = True  # part of the standard panel
     cost: Callable[[StructureGraph], float] | None = None
+    settings: tuple[Setting, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One row of a report: a value and where it comes from."""
+    """One row of a report: a value and where it comes from.
+
+    `residual` and `converged` are those of an iterative method, None for others. The null fields are there
+    when the value was compared with null models (`analyze(null=...)`): mean and sample standard deviation
+    over `null_samples` of them, and z = (value - mean) / std, NaN where that is not defined (the note says why).
+    """
 
     name: str
     order: str
@@ -66,6 +82,10 @@ class MetricValue:
     note: str = ""
     seconds: float = 0.0
     provider: str = ""  # distribution and version of the plugin that made it
+    null_mean: float | int | None = None
+    null_std: float | int | None = None
+    z: float | None = None
+    null_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +101,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class AnalysisContext:
-    """Budgets and settings that an analyzer is given."""
+    """Budgets and settings that an analyzer is given.
+
+    `max_seconds` is for each metric; loops ask `deepstruct.engine.budget` whether there is time left.
+    """
 
     max_memory: int = 2 << 30  # bytes
     settings: Mapping[str, Any] = field(default_factory=dict)
+    max_seconds: float | None = None
 
 
 @runtime_checkable

@@ -10,8 +10,10 @@ from deepstruct.metrics import (
     connectivity,
     degree,
     distance,
+    homology,
     paths,
     reachability,
+    robustness,
     size,
 )
 from deepstruct.metrics.base import Metric
@@ -27,5 +29,7 @@ FAMILIES = (
     assortativity,
     centrality,
     community,
+    robustness,
+    homology,
 )
 METRICS: list[Metric] = [metric for family in FAMILIES for metric in family.METRICS]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from deepstruct.report.compare import compare
+from deepstruct.report.drift import Drift
 from deepstruct.report.orders import NotMeasured, OrderReport
 from deepstruct.report.report import Report
 from deepstruct.report.table import Conventions, Table
 
-__all__ = ["Conventions", "NotMeasured", "OrderReport", "Report", "Table", "compare"]
+__all__ = ["Conventions", "Drift", "NotMeasured", "OrderReport", "Report", "Table", "compare"]

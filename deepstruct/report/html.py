@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from deepstruct.report.numbers import shown
-from deepstruct.report.text import INEXACT, UNSETTLED, metric_cells, skipped_text
+from deepstruct.report.text import INEXACT, UNSETTLED, honest_lines, metric_cells, skipped_text, trust
 
 if TYPE_CHECKING:
     from deepstruct.metrics.base import MetricValue
@@ -38,11 +38,13 @@ def page(report: Report) -> str:
 
 def fragment(report: Report) -> str:
     """The report as one element, with its style: what a notebook shows."""
-    layers = [table_html(table) for order in report.orders if (table := report.layers(order))]
+    layers = [table_html(layer) for order in report.orders if (layer := report.layers(order))]
     parts = [
         f"<style>{STYLE}</style>",
         f"<h1>{escape(report.model_name)}</h1>",
         metrics_html(report, report.orders),
+        _list("How values were found", honest_lines(report), open=True),
+        _details("Null models", table_html(table)) if (table := report.null_models()) else "",
         _details("Layers", "".join(layers)) if layers else "",
         _details("Conventions", _definitions(report.conventions.items()), open=True)
         if report.conventions
@@ -65,7 +67,7 @@ def metrics_html(report: Report, orders: Sequence[str]) -> str:
         columns = []
         for order, text in zip(orders, texts, strict=True):
             row = about.get((name, order))
-            tip = "" if row is None else f"{_exact(row.value)} ({row.analyzer})"
+            tip = "" if row is None else _tip(row)
             columns.append(
                 f'<td title="{escape(tip)}">{escape(text)}</td>' if tip else f"<td>{escape(text)}</td>"
             )
@@ -120,14 +122,18 @@ def _definitions(items: Iterable[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in items) + "</dl>"
 
 
-def _list(title: str, items: Sequence[str]) -> str:
-    return (
-        _details(title, "<ul>" + "".join(f"<li>{escape(i)}</li>" for i in items) + "</ul>") if items else ""
-    )
+def _list(title: str, items: Sequence[str], open: bool = False) -> str:
+    entries = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return _details(title, f"<ul>{entries}</ul>", open) if items else ""
 
 
 def _details(title: str, body: str, open: bool = False) -> str:
     return f"<details{' open' if open else ''}><summary>{escape(title)}</summary>{body}</details>"
+
+
+def _tip(row: MetricValue) -> str:
+    plain = row.exact and row.converged is None and row.residual is None and not row.note
+    return f"{_exact(row.value)} ({row.analyzer})" + ("" if plain else f": {trust(row)}")
 
 
 def _exact(value: object) -> str:

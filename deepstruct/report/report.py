@@ -88,6 +88,30 @@ class Report:
                     rows.setdefault(layer, {"layer": layer})[columns[-1]] = value
         return Table(columns, rows.values(), f"{self.model_name}: layers at order {order}")
 
+    def null_models(self) -> Table:
+        """One row per value that was compared with null models: its mean and spread there, and its z-score.
+
+        Columns "order", "metric", "value", "null_mean", "null_std", "z", "null_samples"; those that are the same
+        in every null model have no z. Empty without `analyze(null=...)`.
+        """
+        columns = ["order", "metric", "value", "null_mean", "null_std", "z", "null_samples"]
+        rows = [
+            {"order": row.order, "metric": row.name, "value": row.value}
+            | {column: getattr(row, column) for column in columns[3:]}
+            for row in self.rows
+            if row.null_samples is not None
+        ]
+        same = [f"{row['metric']} ({row['order']})" for row in rows if row["z"] is None or row["z"] != row["z"]]
+        notes = []
+        if rows:
+            notes.append(
+                "a null model has the same stored weights at random positions of the same layers; "
+                "z = (value - null_mean) / null_std"
+            )
+        if same:
+            notes.append(f"{len(same)} of them have no z-score: the note of the row says why")
+        return Table(columns, rows, f"{self.model_name}: against null models" if rows else "", notes)
+
     def nodes(self, order: str, name: str) -> dict[str, npt.NDArray[np.float64]]:
         """A node-scope metric as one array per space, in the space's shape; NaN where no node is.
 

@@ -18,7 +18,7 @@ from deepstruct.report.report import Report
 FORMAT = 1
 FRAME_COLUMNS = (
     "model", "order", "metric", "scope", "layer", "value", "analyzer", "exact", "residual", "converged",
-    "note", "source", "provider", "seconds",
+    "note", "source", "provider", "seconds", "null_mean", "null_std", "z", "null_samples",
 )  # fmt: skip
 _LONG = 10**4000  # the standard encoder refuses integers a little longer than this
 
@@ -65,6 +65,8 @@ def _metric_value(row: Mapping[str, Any]) -> MetricValue:
     fields = _known(MetricValue, row)
     if fields["scope"] == "node":
         fields["value"] = _array(fields["value"])
+    if fields.get("null_samples") is not None:  # NaN is None in JSON
+        fields["z"] = _real(fields.get("z"))
     return MetricValue(**fields)
 
 

@@ -30,6 +30,10 @@ def table_text(table: Table) -> str:
 def report_text(report: Report) -> str:
     """The whole report: metrics as rows, orders as columns, then conventions, notes, what was skipped."""
     parts = [report.model_name, "", metrics_text(report, report.orders)]
+    if remarks := honest_lines(report):
+        parts += ["", "How values were found", *(wrapped(line, "  ") for line in remarks)]
+    if table := report.null_models():
+        parts += ["", table_text(table)]
     if report.conventions:
         parts += ["", "Conventions", *listed(report.conventions)]
     if report.notes:
@@ -68,6 +72,27 @@ def cell(row: MetricValue) -> str:
     """A value with its mark: `*` when it is not exact, `!` when an iteration did not converge."""
     mark = " !" if row.converged is False else "" if row.exact else " *"
     return shown(row.value) + mark
+
+
+def honest_lines(report: Report) -> list[str]:
+    """One line for every graph- or layer-scope metric that is not exact: how far it can be trusted, and why."""
+    orders: dict[tuple[str, str], list[str]] = {}
+    for row in report.rows:
+        if row.scope != "node" and (not row.exact or row.converged is False):
+            orders.setdefault((row.name, trust(row)), []).append(row.order)
+    return [f"{name} ({', '.join(found)}): {how}" for (name, how), found in orders.items()]
+
+
+def trust(row: MetricValue) -> str:
+    """What is known about how a value was found: exact or not, residual, convergence, and the note."""
+    parts = ["exact" if row.exact else "not exact"]
+    if row.converged is not None:
+        parts.append("converged" if row.converged else "did not converge")
+    if row.residual is not None:
+        parts.append(f"residual {row.residual:.3g}")
+    if row.note:
+        parts.append(row.note)
+    return "; ".join(parts)
 
 
 def skipped_text(report: Report) -> str:

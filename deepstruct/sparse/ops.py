@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepstruct.sparse import extension, reference
+from deepstruct.sparse import cuda, extension, reference
 
 _STRUCTURE = (
     "Tensor table, Tensor row_ids, Tensor columns, "
@@ -29,7 +29,10 @@ _library.define(
 )
 for _name in ("sparse_linear", "sparse_linear_backward", "build_layout"):
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+for _name in ("sparse_linear", "sparse_linear_backward"):
+    _library.impl(_name, cuda.chosen(_name, getattr(reference, _name)), "CUDA")
 extension.load()
+cuda.load()
 
 
 @torch.library.register_fake("deepstruct::sparse_linear", lib=_library)

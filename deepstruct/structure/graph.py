@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from deepstruct.errors import StructureError
+from deepstruct.errors import MetricError, StructureError
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
 from deepstruct.structure.fuse import live_slots
 from deepstruct.structure.operand import Operand
@@ -41,6 +41,7 @@ class StructureGraph:
         unknown: (op, module path) pairs that were wired all to all.
         origin: the graph of the order below, when this one is a quotient of it.
         outputs: (name, operand) of every output tensor of the model: which slot each of its elements is.
+        self_loops: of a quotient, boolean per slot: whether edges of zeroth order run within the node.
     """
 
     order: str
@@ -59,6 +60,7 @@ class StructureGraph:
     context: Any = field(default=None, repr=False)  # the trace and settings, for the orders above
     num_self_loops: int = 0  # nodes of a quotient that have edges within themselves (not drawn)
     outputs: Sequence[tuple[str, Operand]] = ()
+    self_loops: torch.Tensor | None = None
 
     # -- sizes
 
@@ -101,6 +103,24 @@ class StructureGraph:
     def score_spaces(self) -> list[Space]:
         """Spaces of implicit attention scores: their slots are carriers, which are no nodes (`structure.scores`)."""
         return [space for space in self.spaces if space.scores is not None]
+
+    @cached_property
+    def is_carrier(self) -> torch.Tensor:
+        """Boolean per slot: whether it is a carrier of implicit scores, which holds values but is no node."""
+        carrier = torch.zeros(self.num_slots, dtype=torch.bool)
+        for space in self.score_spaces:
+            carrier[space.slots] = True
+        return carrier
+
+    def need_units(self, what: str) -> None:
+        """Raise MetricError where some units have no slot of their own: the scores of implicit attention."""
+        spaces = self.score_spaces
+        if spaces:
+            count = sum(self.nodes_in(s) for s in spaces)
+            raise MetricError(
+                f"{what} needs a value for each of the {count:,} attention scores, which are held by rows and columns "
+                f'here ({spaces[0].name!r} is the first): extract or analyze with attention="units" to compute it'
+            )
 
     @cached_property
     def num_nodes(self) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 
 from deepstruct.errors import InputError, StructureError
 from deepstruct.structure.fuse import fuse_sums
-from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Sparse
+from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Sparse, alive
 from deepstruct.structure.weights import WeightUnion
 
 if TYPE_CHECKING:
@@ -169,6 +169,38 @@ def stored_weights(graph: StructureGraph) -> dict[Hashable, StoredWeight]:
     return found
 
 
+def weights_by_name(graph: StructureGraph) -> dict[str, torch.Tensor]:
+    """Weights behind the edges of a zeroth-order graph that was read from a model, each once.
+
+    A parameter that is used as it is stored has its qualified name (the first of tied ones) and shape; weights that
+    the model computes (normalized, masked) are named "path.weight" after the module that uses them.
+    """
+    trace: OpGraph = graph.context.trace
+    names: dict[Hashable, str] = {}
+    for name, id in trace.parameters.items():
+        names.setdefault(("parameter", id), name)
+    found: dict[str, torch.Tensor] = {}
+    done: set[Hashable] = set()
+    for op in graph.operators:
+        if op.weight is None or not op.weighted or op.weight.key in done:
+            continue
+        done.add(op.weight.key)
+        known = names.get(op.weight.key)
+        data = None if known is None else trace.values[trace.parameters[known]].data
+        if known is not None and data is not None:
+            threshold = getattr(op, "threshold", 0.0)
+            found[known] = data.detach() * alive(data.detach(), threshold)
+            continue
+        tensor = op.weight.tensor.detach()
+        if isinstance(op, Matmul) and tensor.dim() == 2:
+            tensor = tensor.T  # (outputs, inputs), as linear layers store it
+        name, k = f"{op.name}.weight", 1
+        while name in found:
+            name, k = f"{op.name}.weight#{k}", k + 1
+        found[name] = tensor
+    return found
+
+
 def with_stored_weights(graph: StructureGraph, values: Mapping[Hashable, torch.Tensor]) -> StructureGraph:
     """The graph with other values behind its edges.
 
@@ -251,4 +283,4 @@ def _possible(op: EdgeOperator) -> torch.Tensor:
     return torch.ones((), dtype=torch.bool).expand(op.weight.tensor.shape)
 
 
-__all__ = ["StoredWeight", "reweighted", "stored_weights", "with_stored_weights"]
+__all__ = ["StoredWeight", "reweighted", "stored_weights", "weights_by_name", "with_stored_weights"]

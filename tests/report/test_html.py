@@ -82,7 +82,27 @@ def test_everything_is_escaped() -> None:
         assert not any(tag == "script" for tag, _ in page.tags)
         assert EVIL in page.text
     titles = [attributes["title"] for tag, attributes in Page(report.to_html()).tags if "title" in attributes]
-    assert titles == [f"{EVIL} ({EVIL})"]
+    assert titles == [f"{EVIL} ({EVIL}): exact; {EVIL}"]
+
+
+def test_how_a_value_was_found_is_told(report: Report) -> None:
+    page = Page(report.to_html())
+    titles = [attributes["title"] for _, attributes in page.tags if "title" in attributes]
+    assert "15.25 (operator): not exact; did not converge; residual 0.001" in titles
+    assert "-0.4142 (igraph): not exact; Louvain" in titles
+    assert "radius (zeroth): not exact; did not converge; residual 0.001" in page.text
+
+
+def test_null_models_have_a_table() -> None:
+    rows = [
+        MetricValue("a", "zeroth", "graph", 5, "x", null_mean=3.0, null_std=0.5, z=4.0, null_samples=7),
+        MetricValue("b", "zeroth", "graph", 5, "x", null_mean=5.0, null_std=0.0, z=float("nan"), null_samples=7),
+    ]
+    page = Page(Report("Net", rows).to_html())
+    assert "Net: against null models" in page.text
+    assert "null_mean" in page.text
+    assert "1 of them have no z-score: the note of the row says why" in page.text
+    assert "null_mean" not in Report("Net", [MetricValue("a", "zeroth", "graph", 5, "x")]).to_html()
 
 
 def test_a_notebook_gets_a_fragment(report: Report) -> None:

@@ -88,3 +88,20 @@ def test_fields_of_a_later_version_are_ignored(report: Report) -> None:
     for row in data["rows"]:
         row["color"] = "green"
     assert Report.from_dict(data).to_dict() == report.to_dict()
+
+
+def test_null_models_survive(tmp_path) -> None:
+    rows = [
+        MetricValue("a", "zeroth", "graph", 5, "x", null_mean=3.0, null_std=0.5, z=4.0, null_samples=7),
+        MetricValue("b", "zeroth", "graph", 5, "x", null_mean=10**400, null_std=0.0, z=float("nan"), null_samples=2),
+        MetricValue("c", "zeroth", "graph", 5, "x", exact=False, residual=1e-9, converged=False, note="stopped"),
+    ]
+    Report("Net", rows).to_json(tmp_path / "r.json")
+    a, b, c = Report.from_json(tmp_path / "r.json").rows
+    assert a == rows[0]
+    assert (b.null_mean, b.null_samples) == (10**400, 2)
+    assert b.z != b.z
+    assert c == rows[2]
+    frame = Report("Net", rows).to_frame()
+    assert frame["z"].tolist()[0] == 4.0
+    assert frame["residual"].tolist()[2] == 1e-9

@@ -23,6 +23,10 @@ Net
 * not exact: a heuristic, a sample, or an iteration; the row says which
 ! did not converge: see the residual in the row
 
+How values were found
+  modularity (first): not exact; Louvain
+  radius (zeroth): not exact; did not converge; residual 0.001
+
 Conventions
   padding: padding makes no edges
   zero test: a weight is an edge when it is not 0
@@ -36,6 +40,17 @@ Skipped: 2 metrics, 1 order. report.skipped has the reasons."""
 def test_the_whole_report(report: Report) -> None:
     assert str(report) == GOLDEN
     assert repr(report) == GOLDEN
+
+
+def test_null_models_below_the_table() -> None:
+    rows = [
+        MetricValue("paths", "zeroth", "graph", 5, "x", null_mean=3.0, null_std=0.5, z=4.0, null_samples=7),
+        MetricValue("nodes", "zeroth", "graph", 8, "x"),
+    ]
+    text = str(Report("Net", rows))
+    assert "Net: against null models" in text
+    assert "| zeroth | paths  |     5 |         3 |      0.5 | 4 |            7 |" in text
+    assert len(Report("Net", rows).null_models()) == 1
 
 
 def test_one_order(report: Report) -> None:

@@ -26,7 +26,7 @@ def brute(graph: StructureGraph, order: str) -> dict[str, np.ndarray]:
     labels, groups, _ = partition(graph)
     names = {int(label): (g.name, k) for g in groups for k, label in enumerate(g.labels.tolist())}
     edges = graph.edge_list()
-    label = labels[graph.is_node].numpy()
+    label = labels.tensor()[graph.is_node].numpy()
     source, target, weighted = label[edges.source], label[edges.target], ~np.isnan(edges.weight)
     across = source != target
     pairs, which = np.unique(np.stack([source[across], target[across]]), axis=1, return_inverse=True)

@@ -11,6 +11,10 @@ __all__ = ["deepstruct_analyzers", "deepstruct_metrics"]
 FAMILIES = (  # modules of this package with a list METRICS each
     "panel",
     "layers",
+    "spectral",
+    "rank",
+    "robustness",
+    "homology",
 )
 
 

@@ -78,13 +78,7 @@ class OperatorView:
 
         For recurrences that do more to a vector over slots than to pass it along edges and add it up.
         """
-        spaces = self.graph.score_spaces
-        if spaces:
-            count = sum(self.graph.nodes_in(s) for s in spaces)
-            raise MetricError(
-                f"{what} needs a value for each of the {count:,} attention scores, which are held by rows and columns "
-                f'here ({spaces[0].name!r} is the first): extract or analyze with attention="units" to compute it'
-            )
+        self.graph.need_units(what)
 
     def count_where(
         self, condition: Callable[..., torch.Tensor], *slots: torch.Tensor, joins: Sequence[Join] | None = None

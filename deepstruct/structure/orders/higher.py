@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,8 @@ import torch
 from deepstruct.errors import StructureError
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.orders.cells import cell_of_spaces
-from deepstruct.structure.orders.labels import channel_labels, distinct
+from deepstruct.structure.orders.labelling import Labelling, distinct, slot_shape
+from deepstruct.structure.orders.labels import channel_labels
 from deepstruct.structure.orders.quotient import Group, quotient
 from deepstruct.structure.settings import Settings
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from deepstruct.structure.reader import Progress
     from deepstruct.trace import OpGraph
 
-Partition = tuple[torch.Tensor, list[Group], dict[str, str]]
+Partition = tuple[Labelling, list[Group], dict[str, str]]
 
 
 def by_channel(graph: StructureGraph, unit: str = "channel") -> Partition:
@@ -28,9 +29,7 @@ def by_channel(graph: StructureGraph, unit: str = "channel") -> Partition:
     labels = channel_labels(graph, unit)
     groups = []
     for space in graph.spaces:
-        here = labels[space.slots]
-        if space.scores is None:  # the labels of scores are on their carriers
-            here = here[graph.is_node[space.slots]]
+        here = labels.on_nodes(space)
         used = distinct(here[here >= 0])
         if used.numel():
             kind = space.kind if space.is_source else "channels"
@@ -40,16 +39,13 @@ def by_channel(graph: StructureGraph, unit: str = "channel") -> Partition:
 
 def by_layer(graph: StructureGraph) -> Partition:
     """Units of one space."""
-    labels = torch.full((graph.num_slots,), -1)
+    labels = _by_space(graph, [space.index for space in graph.spaces])
     groups = []
     for space in graph.spaces:
-        labels[space.slots] = space.index
         if graph.nodes_in(space):
             kind = space.kind if space.is_source else "layer"
             groups.append(Group(space.name, space.path, kind, torch.tensor([space.index]), space.call,
                                 space.position, [space.name]))  # fmt: skip
-    if graph.live is not None:
-        labels[~graph.live] = -1
     return labels, groups, {"second order": "a node is a layer: the units that one operation created"}
 
 
@@ -58,12 +54,8 @@ def by_cell(
 ) -> Partition:
     """Layers of one cell: a module call at the given depth, or what the caller's partition says."""
     names = cell_of_spaces(graph, depth, partition)
-    labels = torch.full((graph.num_slots,), -1)
     order: dict[str, int] = {}
-    for space in graph.spaces:
-        labels[space.slots] = order.setdefault(names[space.index], len(order))
-    if graph.live is not None:
-        labels[~graph.live] = -1
+    labels = _by_space(graph, [order.setdefault(names[space.index], len(order)) for space in graph.spaces])
     groups = []
     for name, label in order.items():
         members = [s for s in graph.spaces if names[s.index] == name and graph.nodes_in(s)]
@@ -75,6 +67,12 @@ def by_cell(
     if partition is None:
         text += f" at depth {depth}, or the stretch of functional ops between two such calls"
     return labels, groups, {"third order": text}
+
+
+def _by_space(graph: StructureGraph, numbers: Sequence[int]) -> Labelling:
+    """One label for all units of a space."""
+    parts = [torch.tensor(n).expand(slot_shape(s)) for n, s in zip(numbers, graph.spaces, strict=True)]
+    return Labelling(graph, parts).without_dead()
 
 
 PARTITIONS: dict[str, tuple[Callable[..., Partition], tuple[str, ...]]] = {

@@ -8,6 +8,7 @@ its weights, else its batch index (the head) is the channel.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import torch
 
@@ -25,11 +26,19 @@ from deepstruct.structure.operators import (
     Separable,
     Sparse,
 )
+from deepstruct.structure.orders.labelling import (
+    Labelling,
+    constant_along,
+    narrowed,
+    narrowed_together,
+    numbered,
+    slot_shape,
+)
 from deepstruct.structure.space import Space
 
 
-def channel_labels(graph: StructureGraph, unit: str = "channel") -> torch.Tensor:
-    """int64 per slot of a zeroth-order graph: a channel number that no other space uses; -1 without a unit.
+def channel_labels(graph: StructureGraph, unit: str = "channel") -> Labelling:
+    """A channel number, which no other space uses, for every slot of a zeroth-order graph; -1 without a unit.
 
     Args:
         unit: "channel", or "head" to take the heads of an attention layer as the channels of what it reads.
@@ -37,58 +46,58 @@ def channel_labels(graph: StructureGraph, unit: str = "channel") -> torch.Tensor
     channels = _Channels(graph, {})
     labels = channels.run()
     if unit == "head":
-        labels = _Channels(graph, _heads(graph, labels)).run()
+        labels = _Channels(graph, _heads(graph, labels, channels.first)).run()
     return labels
 
 
 class _Channels:
-    """One pass in trace order; `heads` renames the channels of some spaces: space -> (label -> head)."""
+    """One pass in trace order; `heads` renames the channels of some spaces: space -> (channel -> head).
+
+    `first` has the smallest number that each space may use: a space takes as many as it has channels.
+    """
 
     def __init__(self, graph: StructureGraph, heads: dict[int, dict[int, int]]) -> None:
         self.graph, self.heads = graph, heads
-        self.labels = torch.full((graph.num_slots,), -1, dtype=torch.int64)
+        self.labels = Labelling(graph)
         self.first = [0]
-        for space in graph.spaces:
-            self.first.append(self.first[-1] + max(space.numel, 1))  # numbers that a space may use
 
-    def run(self) -> torch.Tensor:
+    def run(self) -> Labelling:
         graph = self.graph
         writers: dict[int, list[EdgeOperator]] = defaultdict(list)
         convolved: dict[int, list[Conv]] = defaultdict(list)
-        offsets = torch.tensor([s.offset for s in graph.spaces])
         for op in graph.operators:
-            where = int(torch.searchsorted(offsets, torch.tensor(op.target.first_slot), right=True)) - 1
-            writers[where].append(op)
+            writers[self.labels.space_at(op.target.first_slot)].append(op)
             if isinstance(op, Conv) and (first := _first_slot(op.source)) is not None:
-                convolved[int(torch.searchsorted(offsets, torch.tensor(first), right=True)) - 1].append(op)
+                convolved[self.labels.space_at(first)].append(op)
         for space in graph.spaces:
             if space.is_source or not writers[space.index]:
-                self._set(space, _along(space.shape, _source_axis(space, convolved[space.index])))
-                continue
-            for region in _regions(writers[space.index]):
-                local = self._local(region)
-                slots = region[0].target.index()
-                self.labels[slots.reshape(-1)] = torch.where(local >= 0, local + self.first[space.index], -1).reshape(-1)
+                shape = slot_shape(space)
+                axis = _source_axis(space, convolved[space.index]) if shape == space.shape else 0
+                self._set(space, _along(shape, axis))
+            else:
+                for region in _regions(writers[space.index]):
+                    local = self._local(region)
+                    self.labels.write(region[0].target, torch.where(local >= 0, local + self.first[space.index], -1))
             self._rename(space)
-        if graph.live is not None:
-            self.labels[~graph.live] = -1
-        return self.labels
+            highest = narrowed(self.labels.parts[space.index])
+            count = int(highest.max()) + 1 - self.first[space.index] if highest.numel() else 0
+            self.first.append(self.first[-1] + max(count, 0))
+        return self.labels.without_dead()
 
     def _set(self, space: Space, local: torch.Tensor) -> None:
-        self.labels[space.slots] = local.expand(space.shape).reshape(-1) + self.first[space.index]
-        self._rename(space)
+        self.labels.parts[space.index] = (local + self.first[space.index]).expand(slot_shape(space))
 
     def _rename(self, space: Space) -> None:
         heads = self.heads.get(space.index)
         if heads is None:
             return
-        here = self.labels[space.slots]
-        table = torch.arange(self.first[space.index + 1] - self.first[space.index])
-        for label, head in heads.items():
-            table[label - self.first[space.index]] = head
-        valid = here >= 0
-        moved = torch.where(valid, table[(here - self.first[space.index]).clamp(min=0)] + self.first[space.index], -1)
-        self.labels[space.slots] = moved
+        here = self.labels.parts[space.index]
+        local = narrowed(here) - self.first[space.index]
+        table = torch.arange(max(int(local.max()), *heads) + 1)
+        for channel, head in heads.items():
+            table[channel] = head
+        moved = torch.where(local >= 0, table[local.clamp(min=0)] + self.first[space.index], -1)
+        self.labels.parts[space.index] = moved.expand(here.shape)
 
     def _local(self, ops: list[EdgeOperator]) -> torch.Tensor:
         """Labels 0, 1, ... of the elements of a region that these operators write."""
@@ -105,43 +114,38 @@ class _Channels:
                 return local.expand(shape)
         if all(isinstance(op, Identity) for op in ops):
             return self._merged(ops)
-        if all(isinstance(op, (Matmul, ScoreOutputs)) for op in ops):
-            return self._mixed(ops)
         if all(isinstance(op, (QueryScores, KeyScores)) for op in ops):
             return self._scored(ops)
+        if all(isinstance(op, (Matmul, ScoreOutputs)) for op in ops):
+            return self._mixed(ops)
         if len(ops) == 1:
             inherited = self._inherited(ops[0])
             if inherited is not None:
-                return _numbered(inherited)
-        return torch.zeros(shape, dtype=torch.int64)
-
-    def _read(self, operand: Operand) -> torch.Tensor:
-        return operand.gather(self.labels, -1)
+                return numbered(inherited)
+        return torch.zeros((), dtype=torch.int64).expand(shape)
 
     def _merged(self, ops: list[EdgeOperator]) -> torch.Tensor:
-        """One channel for each combination of channels that meet, unless there are more than operands have."""
-        read = [self._read(op.source) for op in ops]
-        codes, most = None, 0
-        for labels in read:
-            number = _numbered(labels)
-            count = int(number.max()) + 1 if number.numel() else 0
-            most = max(most, count)
-            codes = number if codes is None else codes * count + number
-        assert codes is not None
-        local = _numbered(codes)
-        if local.numel() and int(local.max()) + 1 > most:
-            widest = max(read, key=lambda labels: int(_numbered(labels).max()))
-            return _numbered(widest)
+        """Elements are one channel where all operands agree; the finest operand names it."""
+        read = [self.labels.read(op.source) for op in ops]
+        shape = torch.broadcast_shapes(*(r.shape for r in read))
+        numbers = [numbered(labels) for labels in read]
+        counts = [int(narrowed(n).max()) + 1 if n.numel() else 0 for n in numbers]
+        codes = torch.zeros((), dtype=torch.int64)
+        for number, count in zip(numbers, counts, strict=True):
+            codes = codes * count + narrowed(number)
+        local = numbered(codes.expand(shape))
+        if local.numel() and int(narrowed(local).max()) + 1 > max(counts):
+            return numbers[counts.index(max(counts))]
         return local
 
     def _mixed(self, ops: list[EdgeOperator]) -> torch.Tensor:
         """Values first (the transposed side, written last), then weights, then the batch index."""
         shape = ops[0].target.shape
         for op in reversed(ops):
-            labels = self._read(op.source)
-            constant = _constant_in_rows(op, labels) if isinstance(op, ScoreOutputs) else _constant_along(labels, -1)
-            if constant is not None and int(constant.min()) >= 0:
-                local = _numbered(constant).expand(op.target.shape)
+            labels = self.labels.read(op.source)
+            constant = _constant_in_rows(op, labels) if isinstance(op, ScoreOutputs) else constant_along(labels, -1)
+            if constant is not None and int(narrowed(constant).min()) >= 0:
+                local = numbered(constant).expand(op.target.shape)
                 return local if op.target.shape == shape and op is ops[0] else _aligned(op, ops[0], local)
         batch = 1
         for n in shape[:-2]:
@@ -153,26 +157,25 @@ class _Channels:
         on the rows if the queries or the heads do; -1 on the other part, and where there is no unit."""
         scores = ops[0].target.scores
         assert scores is not None
-        no_rows = torch.full((*scores.lead, scores.rows), -1)
-        no_columns = torch.full((*scores.lead, scores.columns), -1)
+        nothing = torch.full((), -1)
         for op in reversed(ops):
-            constant = _constant_along(self._read(op.source), -1)
+            constant = constant_along(self.labels.read(op.source), -1)
             if constant is None or int(constant.min()) < 0:
                 continue
-            local = _numbered(constant).squeeze(-1)
+            local = numbered(constant).squeeze(-1)
             if isinstance(op, KeyScores):
-                return scores.joined(no_rows, torch.where(scores.column_counts > 0, local, -1))
-            return scores.joined(torch.where(scores.row_counts > 0, local, -1), no_columns)
-        head = torch.arange(scores.heads).view(*scores.lead, 1).expand_as(no_rows)
-        return scores.joined(torch.where(scores.row_counts > 0, head, -1), no_columns)
+                return scores.joined(nothing, torch.where(scores.column_counts > 0, local, -1))
+            return scores.joined(torch.where(scores.row_counts > 0, local, -1), nothing)
+        head = torch.arange(scores.heads).view(*scores.lead, 1)
+        return scores.joined(torch.where(scores.row_counts > 0, head, -1), nothing)
 
     def _inherited(self, op: EdgeOperator) -> torch.Tensor | None:
-        labels = self._read(op.source)
+        labels = self.labels.read(op.source)
         if isinstance(op, Separable):
             for axis, matrix in enumerate(op.axes):
                 if matrix is None:
                     continue
-                constant = _constant_along(labels, axis)
+                constant = constant_along(labels, axis)
                 if constant is None:
                     return None
                 labels = constant
@@ -207,26 +210,40 @@ def _regions(ops: list[EdgeOperator]) -> list[list[EdgeOperator]]:
 
 def _constant_in_rows(op: ScoreOutputs, labels: torch.Tensor) -> torch.Tensor | None:
     """Labels of scores by their carriers, as one label per row (*lead, rows, 1) where that is possible, else None."""
-    rows, columns = op.scores.split(labels)
-    if bool((rows >= 0).any()) or op.scores.mask is None:
-        one = rows.unsqueeze(-1) if bool((rows >= 0).any()) else _constant_along(columns, -1)
-        return None if one is None else one.view(*op.scores.lead, -1, 1).expand(*op.scores.lead, op.scores.rows, 1)
+    scores = op.scores
+    rows, columns = scores.split(labels)
+    if bool((rows >= 0).any()):
+        return rows.unsqueeze(-1)
+    if scores.mask is None:
+        one = constant_along(columns, -1)
+        return None if one is None else one.unsqueeze(-1).expand(*scores.lead, scores.rows, 1)
     found = []
-    for kept, here in zip(op.scores.kept_by_head(), columns.reshape(op.scores.heads, -1), strict=True):
-        one = _constant_along(torch.where(kept, here, -1), -1)
+    for kept, here in zip(scores.kept_by_head(), columns.reshape(scores.heads, -1), strict=True):
+        one = constant_along(torch.where(kept, here, -1), -1)
         if one is None:
             return None
         found.append(one)
-    return torch.stack(found).view(*op.scores.lead, op.scores.rows, 1)
+    return torch.stack(found).view(*scores.lead, scores.rows, 1)
 
 
 def _aligned(op: EdgeOperator, first: EdgeOperator, local: torch.Tensor) -> torch.Tensor:
     """Labels over op's target as labels over the target of `first` (the same slots, perhaps transposed)."""
+    turned = (*range(local.dim() - 2), -1, -2)
+    here, there = op.target, first.target
+    strided = here.stride is not None and there.stride is not None and here.offset == there.offset
+    if strided and _axes(here) == [_axes(there)[b] for b in turned]:
+        return local.transpose(-1, -2)
     slots = op.target.index().reshape(-1)
     start = int(slots.min())
     flat = torch.empty(slots.numel(), dtype=torch.int64)
     flat[slots - start] = local.reshape(-1)
     return flat[first.target.index() - start]
+
+
+def _axes(operand: Operand) -> list[tuple[int, int]]:
+    """(length, step) of every axis of a strided operand."""
+    assert operand.stride is not None
+    return list(zip(operand.shape, operand.stride, strict=True))
 
 
 def _source_axis(space: Space, readers: list[Conv]) -> int:
@@ -277,40 +294,8 @@ def _along(shape: tuple[int, ...], axis: int) -> torch.Tensor:
     return torch.arange(shape[axis]).view(view)
 
 
-def _constant_along(labels: torch.Tensor, axis: int) -> torch.Tensor | None:
-    """Labels with one axis reduced to length 1 where they are constant along it (-1 aside), else None."""
-    if labels.shape[axis] == 0:
-        return None
-    high = labels.amax(axis, keepdim=True)
-    return high if bool(((labels == high) | (labels < 0)).all()) else None
-
-
-def _numbered(labels: torch.Tensor) -> torch.Tensor:
-    """The distinct labels as 0, 1, ... in ascending order; -1 takes part as the smallest."""
-    if labels.numel() == 0:
-        return labels
-    small = labels
-    for axis in range(labels.dim()):
-        first = small.narrow(axis, 0, 1)
-        if bool((small == first).all()):
-            small = first
-    _, inverse = torch.unique(small, return_inverse=True)
-    return inverse.expand(labels.shape)
-
-
-def distinct(numbers: torch.Tensor) -> torch.Tensor:
-    """The distinct values of a vector of small non-negative integers, ascending: by counting, not by sorting."""
-    if numbers.numel() == 0:
-        return numbers
-    low = int(numbers.min())
-    if low == int(numbers.max()):
-        return numbers[:1]
-    return torch.bincount(numbers - low).nonzero().reshape(-1) + low
-
-
-def _heads(graph: StructureGraph, labels: torch.Tensor) -> dict[int, dict[int, int]]:
-    """For the spaces that attention reads: which head each channel belongs to, where that is one head."""
-    offsets = torch.tensor([s.offset for s in graph.spaces])
+def _heads(graph: StructureGraph, labels: Labelling, first: list[int]) -> dict[int, dict[int, int]]:
+    """For spaces that attention reads: which head each of its channels (0, 1, ...) belongs to, where that is one."""
     found: dict[int, dict[int, int]] = {}
     mixed: set[int] = set()
     for op in graph.operators:
@@ -323,22 +308,32 @@ def _heads(graph: StructureGraph, labels: torch.Tensor) -> dict[int, dict[int, i
         if not lead:
             continue
         rest = [1] * (len(op.source.shape) - len(lead))
-        batch = torch.arange(torch.Size(lead).numel()).view(*lead, *rest).expand(op.source.shape).reshape(-1)
-        slots = op.source.index().reshape(-1)
-        valid = slots >= 0
-        if op.source.scores is not None:
-            valid &= labels[slots] >= 0  # the carriers that do not decide
-        pairs = torch.stack([labels[slots[valid]], batch[valid], slots[valid]])
-        spaces = torch.searchsorted(offsets, pairs[2], right=True) - 1
-        for index in spaces.unique().tolist():
-            here = pairs[:2, spaces == index].unique(dim=1)
+        batch = torch.arange(torch.Size(lead).numel()).view(*lead, *rest).expand(op.source.shape)
+        for index, channels, heads in _read_by(op.source, labels, batch):
+            if op.source.scores is not None:  # one part of the carriers has the labels
+                channels, heads = channels[channels >= 0], heads[channels >= 0]
+            here = torch.stack([channels - first[index], heads]).unique(dim=1)
             table = found.setdefault(index, {})
             for label, head in here.T.tolist():
                 if table.setdefault(label, head) != head:
                     mixed.add(index)
     kept = {}
     for index, table in found.items():
-        every = labels[graph.spaces[index].slots]
-        if index not in mixed and set(every[every >= 0].unique().tolist()) == set(table):
+        every = narrowed(labels.parts[index])
+        if index not in mixed and set((every[every >= 0] - first[index]).unique().tolist()) == set(table):
             kept[index] = table
     return kept
+
+
+def _read_by(
+    operand: Operand, labels: Labelling, batch: torch.Tensor
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """(space, channels, batch indices) of the units that an operand reads."""
+    read = labels.read(operand)
+    if operand.table is None:
+        channels, heads = narrowed_together(read, batch)
+        yield labels.space_at(operand.offset), channels.reshape(-1), heads.reshape(-1)
+        return
+    for index, here in labels.spaces_in(operand.table):
+        here = operand.table >= 0 if here is None else here
+        yield index, read[here], batch[here]

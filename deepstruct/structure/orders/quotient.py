@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ import torch
 from deepstruct.errors import StructureError
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import EdgeOperator, Matmul, Sparse, WeightRef
-from deepstruct.structure.orders.labels import distinct
-from deepstruct.structure.orders.pairs import label_pairs
+from deepstruct.structure.operators import EdgeOperator
+from deepstruct.structure.orders.blocks import Block, operators_of
+from deepstruct.structure.orders.labelling import Labelling, distinct
+from deepstruct.structure.orders.pairs import Full, Pairs, label_pairs
 from deepstruct.structure.space import Space
 
 LEVELS = ("zeroth", "first", "second", "third")
+_DROPPED = "self-loops are not drawn"
 
 
 @dataclass(frozen=True)
@@ -31,36 +33,6 @@ class Group:
     call: int
     position: int
     names: list[str] | None = None
-
-
-@dataclass
-class _Block:
-    """Edges between two groups: pairs, or a matrix once pairs would take more room."""
-
-    shape: tuple[int, int]
-    codes: list[torch.Tensor] = field(default_factory=list)
-    amounts: list[torch.Tensor] = field(default_factory=list)
-    matrix: torch.Tensor | None = None
-
-    def add(self, source: torch.Tensor, target: torch.Tensor, amount: torch.Tensor) -> None:
-        if self.matrix is not None:
-            self.matrix.view(-1).index_add_(0, source * self.shape[1] + target, amount.to(self.matrix.dtype))
-            return
-        self.codes.append(source * self.shape[1] + target)
-        self.amounts.append(amount)
-        if 4 * sum(c.numel() for c in self.codes) > self.shape[0] * self.shape[1]:
-            self.matrix = torch.zeros(self.shape, dtype=torch.float32)
-            for codes, values in zip(self.codes, self.amounts, strict=True):
-                smallest = torch.finfo(torch.float32).tiny  # an edge stays one, however small its weight
-                self.matrix.view(-1).index_add_(0, codes, values.clamp(min=smallest).to(torch.float32))
-            self.codes, self.amounts = [], []
-
-    def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distinct codes, and the amounts added up."""
-        codes, inverse = torch.unique(torch.cat(self.codes), return_inverse=True)
-        amounts = torch.zeros(codes.numel(), dtype=torch.float64)
-        amounts.index_add_(0, inverse, torch.cat(self.amounts))
-        return codes, amounts
 
 
 def quotient(graph: StructureGraph, order: str, **options: Any) -> StructureGraph:
@@ -82,62 +54,101 @@ def quotient(graph: StructureGraph, order: str, **options: Any) -> StructureGrap
 
 
 def collapse(
-    graph: StructureGraph, labels: torch.Tensor, groups: Sequence[Group], order: str, conventions: dict[str, str]
+    graph: StructureGraph, labels: Labelling, groups: Sequence[Group], order: str, conventions: dict[str, str]
 ) -> StructureGraph:
     """The quotient: a node for each label, an edge where some edge of `graph` runs between two labels.
 
-    Edges are simple; self-loops are counted in a note and dropped. A weight edge carries the sum of |w|
-    over the zeroth-order edges that it stands for.
+    Edges are simple; nodes with edges within themselves are counted and their self-loops dropped. A weight edge
+    carries the sum of |w| over the zeroth-order edges that it stands for.
 
     Args:
-        labels: int64 per slot of `graph`, -1 where there is no unit.
+        labels: of the slots of `graph`, -1 where there is no unit.
         groups: which labels are nodes, in an order in which edges point forward where that is possible.
     """
-    size = 1 + max((int(t.max()) for t in (labels, *(g.labels for g in groups)) if t.numel()), default=-1)
-    group_of = torch.full((size,), -1)
-    local_of = torch.full((size,), -1)
-    for k, group in enumerate(groups):
-        group_of[group.labels] = k
-        local_of[group.labels] = torch.arange(group.labels.numel())
-    resolved = labels if graph.parent is None else labels[graph.parent]
-    blocks: dict[tuple[int, int, bool], _Block] = {}
+    resolved = labels.resolved()
+    places = _Places(groups)
+    blocks: dict[tuple[int, int, bool], Block] = {}
     loops: set[int] = set()
+
+    def block(k: int, m: int, weighted: bool) -> Block:
+        found = blocks.get((k, m, weighted))
+        if found is None:
+            shape = (groups[k].labels.numel(), groups[m].labels.numel())
+            found = blocks[k, m, weighted] = Block(shape, weighted, k == m)
+        return found
+
     for op in graph.operators:
-        for piece in label_pairs(op, op.source.gather(resolved, -1), op.target.gather(resolved, -1)):
-            weighted = piece.amount is not None
-            amount = torch.ones(piece.source.numel(), dtype=torch.float64) if piece.amount is None else piece.amount
-            source, target = piece.source, piece.target
-            same = source == target
-            if bool(same.any()):
-                loops.update(source[same].tolist())
-                source, target, amount = source[~same], target[~same], amount[~same]
-            _scatter(blocks, groups, group_of, local_of, source, target, amount, weighted)
+        for piece in label_pairs(op, resolved.read(op.source), resolved.read(op.target)):
+            if isinstance(piece, Pairs):
+                for k, m, here in places.both(piece.source, piece.target):
+                    source, target = places.local[piece.source[here]], places.local[piece.target[here]]
+                    amount = None if piece.amount is None else piece.amount[here]
+                    block(k, m, amount is not None).add_pairs(source, target, amount, piece.unknown)
+                continue
+            for k, inner in places.groups(piece.source):
+                for m, outer in places.groups(piece.target):
+                    if isinstance(piece, Full):
+                        sources, targets = places.local[piece.source[inner]], places.local[piece.target[outer]]
+                        block(k, m, False).add_full(sources.sort().values, targets.sort().values)
+                        continue
+                    part = piece.part(inner, outer)
+                    block(k, m, part.weighted).add_product(part, places.local[part.source], places.local[part.target])
+    for (k, m, _), found in blocks.items():
+        if k == m:
+            loops.update(groups[k].labels[list(found.loops)].tolist())
+    if graph.self_loops is not None:  # what was dropped below is still there
+        for space in graph.spaces:
+            loops.update(distinct(resolved.of_slots(space, graph.self_loops[space.slots])).tolist())
+    loops.discard(-1)
     return _assemble(graph, resolved, groups, blocks, loops, order, conventions)
 
 
-def _scatter(
-    blocks: dict[tuple[int, int, bool], _Block], groups: Sequence[Group], group_of: torch.Tensor,
-    local_of: torch.Tensor, source: torch.Tensor, target: torch.Tensor, amount: torch.Tensor, weighted: bool,
-) -> None:  # fmt: skip
-    a, b = group_of[source], group_of[target]
-    codes = torch.where((a >= 0) & (b >= 0), a * len(groups) + b, -1)
-    found = distinct(codes + 1).tolist()
-    for code in found:
-        if code == 0:
-            continue
-        here = slice(None) if len(found) == 1 else codes == code - 1
-        k, m = divmod(code - 1, len(groups))
-        block = blocks.get((k, m, weighted))
-        if block is None:
-            block = blocks[k, m, weighted] = _Block((groups[k].labels.numel(), groups[m].labels.numel()))
-        block.add(local_of[source[here]], local_of[target[here]], amount[here])
+class _Places:
+    """Which group a label is in, and where in it; labels of no group are in none."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        size = 1 + max((int(g.labels.max()) for g in groups if g.labels.numel()), default=-1)
+        self._group = torch.full((size + 1,), -1)  # the last entry is for labels without a node
+        self.local = torch.full((size + 1,), -1)
+        self._count = len(groups)
+        for k, group in enumerate(groups):
+            self._group[group.labels] = k
+            self.local[group.labels] = torch.arange(group.labels.numel())
+
+    def _of(self, labels: torch.Tensor) -> torch.Tensor:
+        last = self._group.numel() - 1
+        return self._group[torch.where((labels >= 0) & (labels < last), labels, last)]
+
+    def groups(self, labels: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(group, positions of the labels that are in it)."""
+        group = self._of(labels)
+        for k in distinct(group[group >= 0]).tolist():
+            yield k, (group == k).nonzero().reshape(-1)
+
+    def both(self, source: torch.Tensor, target: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor | slice]]:
+        """(group of the source, group of the target, positions of the pairs that are in these two)."""
+        a, b = self._of(source), self._of(target)
+        codes = torch.where((a >= 0) & (b >= 0), a * self._count + b, -1)
+        found = distinct(codes + 1).tolist()
+        for code in found:
+            if code:
+                k, m = divmod(code - 1, self._count)
+                yield k, m, slice(None) if len(found) == 1 else codes == code - 1
 
 
 def _assemble(
-    graph: StructureGraph, resolved: torch.Tensor, groups: Sequence[Group],
-    blocks: dict[tuple[int, int, bool], _Block], loops: set[int], order: str, conventions: dict[str, str],
+    graph: StructureGraph, resolved: Labelling, groups: Sequence[Group],
+    blocks: dict[tuple[int, int, bool], Block], loops: set[int], order: str, conventions: dict[str, str],
 ) -> StructureGraph:  # fmt: skip
-    ranked, is_dag = _forward_order(len(groups), {(k, m) for k, m, _ in blocks})
+    joined: dict[tuple[int, int], dict[bool, Block]] = defaultdict(dict)
+    for (k, m, weighted), block in blocks.items():
+        joined[k, m][weighted] = block
+    sides = [Operand.strided((1, len(g.labels)), (len(g.labels), 1), 0) for g in groups]
+    made = {}
+    for (k, m), both in joined.items():
+        key = (order, groups[k].name, groups[m].name)
+        made[k, m] = operators_of(both.get(True), both.get(False), sides[k], sides[m], key)
+    ranked, is_dag = _forward_order(len(groups), {pair for pair, operators in made.items() if operators})
     spaces: list[Space] = []
     offsets: dict[int, int] = {}
     total = 0
@@ -149,69 +160,43 @@ def _assemble(
         total += g.labels.numel()
     place = {k: i for i, k in enumerate(ranked)}
     operators: list[EdgeOperator] = []
-    for (k, m), both in sorted(_by_target(blocks).items(), key=lambda item: (place[item[0][1]], place[item[0][0]])):
-        source = Operand.strided((1, groups[k].labels.numel()), (groups[k].labels.numel(), 1), offsets[k])
-        target = Operand.strided((1, groups[m].labels.numel()), (groups[m].labels.numel(), 1), offsets[m])
-        made = _operators(source, target, both.get(True), both.get(False), (order, groups[k].name, groups[m].name))
-        for op in made:
+    for (k, m), several in sorted(made.items(), key=lambda item: (place[item[0][1]], place[item[0][0]])):
+        for op in several:
+            op.source, op.target = _moved(op.source, offsets[k]), _moved(op.target, offsets[m])
             op.name = groups[m].name
-        operators += made
-    is_output = torch.zeros(total, dtype=torch.bool)
-    outputs = set(resolved[graph.is_output].tolist())
+            operators.append(op)
+    is_output, self_loops = torch.zeros(total, dtype=torch.bool), torch.zeros(total, dtype=torch.bool)
+    size = 1 + max((int(g.labels.max()) for g in groups if g.labels.numel()), default=-1)
+    marked, looped = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
+    for space in graph.spaces:
+        chosen = graph.is_output[space.slots]
+        if bool(chosen.any()):
+            labels = resolved.of_slots(space, chosen)
+            marked[labels[(labels >= 0) & (labels < size)]] = True
+    looped[torch.tensor(sorted(loops), dtype=torch.int64)] = True
     for k in ranked:
-        for i, label in enumerate(groups[k].labels.tolist()):
-            if label in outputs:
-                is_output[offsets[k] + i] = True
-    notes = list(graph.notes)
+        here = slice(offsets[k], offsets[k] + groups[k].labels.numel())
+        is_output[here], self_loops[here] = marked[groups[k].labels], looped[groups[k].labels]
+    notes = [note for note in graph.notes if not note.endswith(_DROPPED)]
     if loops:
         what = {"first": "channels", "second": "layers", "third": "cells"}[order]
-        notes.append(f"{order} order: {len(loops)} {what} have edges within themselves; self-loops are not drawn")
+        notes.append(f"{order} order: {len(loops)} {what} have edges within themselves; {_DROPPED}")
     if not is_dag:
         notes.append(f"{order} order: the graph has cycles (layers that are used again, such as recurrent ones)")
     return StructureGraph(
         order, graph.name, spaces, operators, is_output, None, graph.num_parameters, is_dag=is_dag,
         conventions={**graph.conventions, **conventions}, notes=notes, unknown=graph.unknown,
         providers=graph.providers, origin=graph, context=graph.context, num_self_loops=len(loops),
+        self_loops=self_loops,
     )  # fmt: skip
 
 
-def _by_target(blocks: dict[tuple[int, int, bool], _Block]) -> dict[tuple[int, int], dict[bool, _Block]]:
-    joined: dict[tuple[int, int], dict[bool, _Block]] = defaultdict(dict)
-    for (k, m, weighted), block in blocks.items():
-        joined[k, m][weighted] = block
-    return joined
-
-
-def _operators(
-    source: Operand, target: Operand, weighted: _Block | None, plain: _Block | None, key: tuple[Any, ...]
-) -> list[EdgeOperator]:
-    """One operator for weight edges and one for those that are only structural."""
-    made: list[EdgeOperator] = []
-    taken: torch.Tensor | None = None
-    width = target.shape[-1]
-    if weighted is not None:
-        if weighted.matrix is not None:
-            made.append(Matmul(source, target, WeightRef(key, weighted.matrix)))
-            if plain is not None:
-                taken = weighted.matrix.view(-1).nonzero().view(-1)
-        else:
-            codes, amounts = weighted.pairs()
-            made.append(Sparse(source, target, codes // width, codes % width, WeightRef(key, amounts)))
-            taken = codes
-    if plain is not None:
-        codes = plain.matrix.view(-1).nonzero().view(-1) if plain.matrix is not None else plain.pairs()[0]
-        if taken is not None:
-            codes = codes[~torch.isin(codes, taken)]
-        total = source.shape[-1] * width
-        if codes.numel() == total:
-            made.append(Matmul(source, target))
-        elif 4 * codes.numel() > total:
-            pattern = torch.zeros(total, dtype=torch.bool)
-            pattern[codes] = True
-            made.append(Matmul(source, target, pattern=pattern.view(-1, width)))
-        elif codes.numel():
-            made.append(Sparse(source, target, codes // width, codes % width))
-    return made
+def _moved(operand: Operand, offset: int) -> Operand:
+    """An operand of a group, where the slots of the group begin at `offset`."""
+    if operand.table is not None:
+        return Operand.indexed(operand.table + offset)
+    assert operand.stride is not None
+    return Operand.strided(operand.shape, operand.stride, operand.offset + offset)
 
 
 def _forward_order(count: int, edges: set[tuple[int, int]]) -> tuple[list[int], bool]:

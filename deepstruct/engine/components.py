@@ -1,0 +1,107 @@
+"""Weakly connected components: floods for the large ones, labels for the many small ones."""
+
+from __future__ import annotations
+
+import torch
+
+from deepstruct.engine import budget
+from deepstruct.engine.semirings_extreme import LABELS
+from deepstruct.engine.semirings_words import WIDTH, WORDS, mark
+from deepstruct.engine.sweeps import fixpoint, push
+from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.operators import Conv, Identity, Matmul, Separable, Sparse
+
+_FLOODS = 2  # most networks are one component and what is cut off: labels would only cost more
+_LABELLED = (Conv, Identity, Matmul, Separable, Sparse)
+
+
+def component_labels(graph: StructureGraph, alone: torch.Tensor) -> torch.Tensor:
+    """int64 per slot: the same number for the nodes of one component, -1 on slots that are no nodes.
+
+    Args:
+        alone: boolean per slot: nodes known to have no edge.
+    """
+    graph.need_units("a label for each node")
+    labels = torch.full((graph.num_slots,), -1, dtype=torch.int64)
+    labels[alone] = alone.nonzero().reshape(-1)
+    rest = graph.is_node & ~alone
+    for _ in range(_FLOODS):
+        if not bool(rest.any()):
+            return labels
+        first = int(rest.to(torch.uint8).argmax())
+        start = torch.zeros(graph.num_slots)
+        start[first] = 1
+        found = (fixpoint(graph, start) > 0) & graph.is_node
+        labels[found] = first
+        rest &= ~found
+    if bool(rest.any()):
+        known = all(isinstance(op, _LABELLED) for op in graph.operators)
+        (_by_largest if known and graph.num_slots < 2**31 - 2 else _by_floods)(graph, labels, rest)
+    return labels
+
+
+def _by_largest(graph: StructureGraph, labels: torch.Tensor, rest: torch.Tensor) -> None:
+    """Every node takes the largest slot number in its component: sweeps to and fro until nothing changes."""
+    slots = torch.full((graph.num_slots,), -1, dtype=torch.int32)
+    slots[rest] = rest.nonzero().reshape(-1).to(torch.int32)
+    slots = _shared(graph, slots, rest)
+    while True:
+        budget.check()
+        before = slots.clone()
+        for transpose in (False, True):
+            for op in reversed(graph.operators) if transpose else graph.operators:
+                push(graph, op, slots, LABELS, transpose=transpose)
+            slots = _shared(graph, slots, rest)
+        if torch.equal(slots, before):
+            break
+    labels[rest] = slots[rest].to(torch.int64)
+
+
+def _shared(graph: StructureGraph, slots: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+    """Parts of a sum and the sum are one node."""
+    if graph.parent is None:
+        return slots
+    node = slots.clone().scatter_reduce_(0, graph.parent, slots, "amax")
+    return node[graph.parent]
+
+
+def _by_floods(graph: StructureGraph, labels: torch.Tensor, rest: torch.Tensor) -> None:
+    """64 floods at a time, each from a node of its own."""
+    while bool(rest.any()):
+        budget.check()
+        seeds = rest.nonzero().reshape(-1)
+        seeds = seeds[:: max(1, seeds.numel() // WIDTH)][:WIDTH]
+        words = mark(seeds, graph.num_slots)
+        while True:
+            before = words.clone()
+            for transpose in (False, True):
+                for op in reversed(graph.operators) if transpose else graph.operators:
+                    push(graph, op, words, WORDS, transpose=transpose)
+                words = _united(graph, words)
+            if torch.equal(words, before):
+                break
+        for bit, slot in enumerate(seeds.tolist()):
+            if not rest[slot]:
+                continue  # an earlier seed is in the same component
+            found = ((words >> bit) & 1).bool() & rest
+            labels[found] = slot
+            rest &= ~found
+
+
+def _united(graph: StructureGraph, words: torch.Tensor) -> torch.Tensor:
+    if graph.parent is None:
+        return words
+    parts = (graph.parent != torch.arange(graph.num_slots)).nonzero().reshape(-1)
+    for bit in range(WIDTH):
+        here = parts[((words[parts] >> bit) & 1).bool()]
+        words[graph.parent[here]] |= torch.tensor(1, dtype=torch.int64) << bit
+    words[parts] = words[graph.parent[parts]]
+    return words
+
+
+def component_sizes(labels: torch.Tensor) -> list[int]:
+    """Number of nodes of each component, the largest first."""
+    if not bool((labels >= 0).any()):
+        return []
+    _, sizes = torch.unique(labels[labels >= 0], return_counts=True)
+    return sorted(sizes.tolist(), reverse=True)
