@@ -31,6 +31,11 @@ ORDERS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+PANEL = None  # the standard panel at every order; the whole catalogue on a few nets
+EVERYTHING = ("causal, fused", "head mask, add, eager", "blind row mask, fill, fused", "decoder layer", "windows", "gpt, fused",
+              "class token twice, eager", "grouped queries in pairs, fused", "scores added", "rotary, fused")  # fmt: skip
+
+
 def pair(model: nn.Module, inputs: Any) -> tuple[StructureGraph, StructureGraph]:
     """The graph with implicit scores and the one with a slot for each."""
     implicit, units = (build_graph(model, inputs, attention=kind) for kind in ("implicit", "units"))
@@ -57,13 +62,13 @@ def same(a: Any, b: Any) -> bool:
     return x.shape == y.shape and np.allclose(x.astype(float), y.astype(float), rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
-def measured(graph: StructureGraph) -> tuple[dict[str, Any], dict[str, str]]:
-    values, skipped = analyze_graph(graph, "all", "operator", AnalysisContext(), registry=get_host().registry())
+def measured(graph: StructureGraph, metrics: Any = "all") -> tuple[dict[str, Any], dict[str, str]]:
+    values, skipped = analyze_graph(graph, metrics, "operator", AnalysisContext(), registry=get_host().registry())
     return {v.name: v.value for v in values}, {s.name: s.reason for s in skipped}
 
 
-def same_metrics(a: StructureGraph, b: StructureGraph) -> int:
-    (ours, ours_missing), (theirs, theirs_missing) = measured(a), measured(b)
+def same_metrics(a: StructureGraph, b: StructureGraph, metrics: Any = "all") -> int:
+    (ours, ours_missing), (theirs, theirs_missing) = measured(a, metrics), measured(b, metrics)
     wants_units = {name for name, reason in ours_missing.items() if 'attention="units"' in reason}
     assert ours_missing.keys() - wants_units == theirs_missing.keys() - wants_units
     assert ours.keys() == theirs.keys() - wants_units
@@ -80,7 +85,7 @@ def test_lists_orders_and_metrics_are_those_of_explicit_scores(name: str) -> Non
     for order, options in ORDERS:
         a, b = (implicit, units) if order == "zeroth" else (g.quotient(order, **options) for g in (implicit, units))
         same_lists(a, b)
-        assert same_metrics(a, b) > 30 or order != "zeroth"
+        assert same_metrics(a, b, "all" if order == "zeroth" and name in EVERYTHING else PANEL) > 20
 
 
 @pytest.mark.parametrize("name", [n for n in NETS if n not in EXPLICIT and "eager" in n])
@@ -92,9 +97,9 @@ def test_eager_and_fused_are_one_graph(name: str) -> None:
     first, second = eager.edge_list(), fused.edge_list()
     assert np.array_equal(first.source, second.source)
     assert np.array_equal(first.target, second.target)
-    (ours, _), (theirs, _) = measured(eager), measured(fused)
+    (ours, _), (theirs, _) = measured(eager, None), measured(fused, None)
     for key, value in ours.items():
-        if not key.startswith("layer_") and key not in ("in_degree", "out_degree", "strength", "effective"):
+        if not key.startswith("layer_"):
             assert same(value, theirs[key]), key
 
 
@@ -257,7 +262,7 @@ def test_random_shapes_and_masks(
 
     inputs = (r(1, heads, rows, width), r(1, heads, columns, width, seed=1), r(1, heads, columns, features, seed=2))
     implicit, units = pair(Net(), inputs)
-    same_metrics(implicit, units)
+    same_metrics(implicit, units, None)
     for order, options in ORDERS:
         a, b = (implicit, units) if order == "zeroth" else (g.quotient(order, **options) for g in (implicit, units))
         same_lists(a, b)
