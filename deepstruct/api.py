@@ -305,7 +305,7 @@ def _samples(null: Any) -> int:
 
 
 def _check_preferences(prefer: Any) -> None:
-    """InputError for a distribution that no installed plugin comes from: a typing error would settle nothing."""
+    """InputError for a distribution or a key that there is not: a typing error would settle nothing."""
     from deepstruct.plugin.current import get_host
     from deepstruct.plugin.settings import normalise
 
@@ -321,9 +321,20 @@ def _check_preferences(prefer: Any) -> None:
     normal = {normalise(name) for name in known}
     for name in wanted:
         if not isinstance(name, str) or normalise(name) not in normal:
-            close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
-            raise InputError(f"prefer names {name!r}, and no plugin comes from there: {hint}")
+            raise InputError(f"prefer names {name!r}, and no plugin comes from there: {_near(name, known)}")
+    if isinstance(prefer, Mapping):
+        registry = get_host().registry()
+        keys = [f"order {order.name}" for order in registry.orders] + [rule.name for rule in registry.rules]
+        for key in prefer:
+            if key not in keys and not str(key).startswith("module "):  # a class may have several names
+                raise InputError(f"prefer has the key {key!r}, which nothing is offered for: {_near(key, keys)}")
+
+
+def _near(name: Any, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    return f"known: {', '.join(known[:20]) or 'none'}{', ...' if len(known) > 20 else ''}"
 
 
 def _check_samples(model: nn.Module, arguments: Any) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deepstruct.engine import budget
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -50,6 +52,7 @@ def breadth_first(rows: Adjacency, seeds: Ints) -> Ints:
     distance[seeds] = 0
     front, step = np.unique(seeds), 0
     while len(front):
+        budget.check()
         step += 1
         reached = rows.neighbors(front)
         front = np.unique(reached[distance[reached] < 0])
@@ -86,6 +89,7 @@ class DagSweep:
     def _levels(self) -> Iterator[tuple[Ints, Ints, Ints]]:
         """Per level: the sources of its edges, the first edge of each target, and those targets."""
         for begin, end in zip(self._bounds[:-1], self._bounds[1:], strict=True):
+            budget.check()
             edge = self._first[begin]
             stop = self._first[end] if end < len(self._first) else len(self.source)
             yield self.source[edge:stop], self._first[begin:end] - edge, self._target[begin:end]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from deepstruct.engine import budget
 from deepstruct.metrics.table import on_both
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def butterflies_igraph(view: IgraphView) -> int:
     walks = matrix @ view.undirected_degree
     fourfold = 0
     for first, last in _chunks(walks):
+        budget.check()
         common = matrix[first:last] @ matrix  # entry (u, w): how many neighbors u and w share
         shared = common.data
         fourfold += int((shared * (shared - 1) // 2).sum())
@@ -88,6 +90,7 @@ def butterflies_networkx(view: NetworkxView) -> int:
     graph = view.simple
     twice = 0
     for node in graph:
+        budget.check()
         common = Counter(end for middle in graph[node] for end in graph[middle] if end > node)
         twice += sum(count * (count - 1) // 2 for count in common.values())
     return twice // 2

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepstruct.engine import budget
 from deepstruct.metrics.table import all_pairs, on_both
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _distances(view: NetworkxView) -> dict[int, dict[int, int]]:
         for index, component in enumerate(nx.connected_components(view.simple)):
             row = table.setdefault(index, {0: len(component)})
             for node in component:
+                budget.check()
                 for distance in nx.single_source_shortest_path_length(view.simple, node).values():
                     if distance:
                         row[distance] = row.get(distance, 0) + 1

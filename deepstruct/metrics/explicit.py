@@ -11,6 +11,7 @@ from deepstruct.metrics import (
     degree,
     distance,
     homology,
+    partition,
     paths,
     reachability,
     robustness,
@@ -31,5 +32,6 @@ FAMILIES = (
     community,
     robustness,
     homology,
+    partition,
 )
 METRICS: list[Metric] = [metric for family in FAMILIES for metric in family.METRICS]

@@ -19,11 +19,20 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tolerance", "1e-7", "relative residual at which an iterative metric stops"),
     Setting("iteration_seed", 0, "of the random start of iterative metrics, and of random probes"),
     Setting("probes", 8, "random vectors of metrics that estimate a trace (spectral moments)"),
+    Setting("samples", 64, "nodes that sampled metrics (distances, betweenness) start from"),
+    Setting("sample_seed", 0, "of the choice of these nodes"),
+    Setting("max_degree_classes", 64, "induced regular subgraphs per layer that iterative Ramanujan bounds look at"),
     Setting("katz_alpha", "0.9 / spectral radius", "attenuation of Katz centrality"),
     Setting("pagerank_damping", 0.85, "damping of PageRank"),
     Setting("removal_fractions", "0.1, 0.2, ..., 0.9", "shares of the hidden nodes that attack curves take out"),
     Setting("removal_repeats", 8, "random orders that attack curves are averaged over"),
     Setting("removal_seed", 0, "of these random orders"),
+    Setting(
+        "partition", "layer",
+        'groups of the metrics "..._of_partition": "layer" (a space of units), "module" (the top-level module that '
+        'created the unit), "channel", or one whole number for each node',
+    ),
+    Setting("clusters", 12, "groups that the spectral clustering of clusterability looks for"),
     Setting("max_floods", 2000, "components that are flooded one by one before the operator analyzer gives up"),
 )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from deepstruct.errors import StructureError
 from deepstruct.structure.operand import CONST, MASKED, ZERO, Operand
@@ -57,7 +58,7 @@ class Builder:
         self.operators: list[EdgeOperator] = []
         self.notes: list[str] = []
         self.num_slots = 0
-        self._bases: dict[int, tuple[torch.Tensor, int]] = {}  # storage -> its tensor, first slot
+        self._bases: dict[int, tuple[StorageWeakRef, int]] = {}  # address of a numbering -> its memory, first slot
         self._names: dict[str, int] = {}
         self.where = ("", "", 0)  # module path, op name and call of what is being read
         self.position = 0  # index of the op that is being read
@@ -100,7 +101,8 @@ class Builder:
         base = torch.arange(first, first + count, dtype=torch.int64).view(region.shape)
         if live is None or bool(live.all()):
             if count:
-                self._bases[base.untyped_storage().data_ptr()] = (base, first)
+                memory = base.untyped_storage()
+                self._bases[memory.data_ptr()] = (StorageWeakRef(memory), first)
             return Signal(base)
         live = live.expand(region.shape)
         if not isinstance(place, Region):
@@ -119,10 +121,21 @@ class Builder:
     def operand(self, signal: Signal) -> Operand:
         """The operand behind a signal: strided where its index is still a view of a space's numbering."""
         index = signal.index
-        known = self._bases.get(index.untyped_storage().data_ptr()) if index.numel() else None
-        if known is not None:
-            return Operand.strided(index.shape, index.stride(), int(known[1] + index.storage_offset()))
+        first = self._first_slot(index)
+        if first is not None:
+            return Operand.strided(index.shape, index.stride(), int(first + index.storage_offset()))
         return Operand.indexed(index)
+
+    def _first_slot(self, index: torch.Tensor) -> int | None:
+        """The first slot of the numbering that an index map is a view of; None where it is none."""
+        address = index.untyped_storage().data_ptr()
+        known = self._bases.get(address) if index.numel() else None
+        if known is None:
+            return None
+        if known[0].expired():  # nothing reads that numbering any more, and other numbers are in its place
+            del self._bases[address]
+            return None
+        return known[1]
 
     def add(self, operator: EdgeOperator) -> None:
         """Append an edge operator; operators are swept in the order in which they are added."""
@@ -132,8 +145,7 @@ class Builder:
 
     def is_view(self, signal: Signal) -> bool:
         """Whether a signal is a strided view of one space: then all its elements are units."""
-        index = signal.index
-        return index.numel() > 0 and index.untyped_storage().data_ptr() in self._bases
+        return self._first_slot(signal.index) is not None
 
     def note(self, text: str) -> None:
         """Something that the report should tell, once."""

@@ -12,7 +12,7 @@ import torch
 
 from deepstruct.errors import MetricError, StructureError
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
-from deepstruct.structure.fuse import live_slots
+from deepstruct.structure.fuse import ParentField, live_slots
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity
 from deepstruct.structure.scores import Join, natural_join
@@ -49,7 +49,7 @@ class StructureGraph:
     spaces: list[Space]
     operators: list[EdgeOperator]
     is_output: torch.Tensor
-    parent: torch.Tensor | None = None
+    parent: ParentField = ParentField()  # noqa: RUF009
     num_parameters: int = 0
     is_dag: bool = True
     conventions: Mapping[str, str] = field(default_factory=dict)
@@ -91,10 +91,9 @@ class StructureGraph:
     def is_node(self) -> torch.Tensor:
         """Boolean per slot: whether it is a node of the graph; False on the carriers of implicit scores."""
         node = torch.ones(self.num_slots, dtype=torch.bool) if self.live is None else self.live.clone()
-        if self.parent is not None:
-            for space in self.spaces:  # in pieces that stay in the cache
-                here = space.slots
-                node[here] &= self.parent[here] == torch.arange(here.start, here.stop)
+        parents = self.__dict__["_parents"]
+        if parents is not None:
+            parents.clear(node)
         for space in self.score_spaces:
             node[space.slots] = False
         return node
@@ -148,13 +147,11 @@ class StructureGraph:
     @cached_property
     def num_parallel_edges(self) -> int | None:
         """Edges beyond the first between the same two nodes; None where counting them does not fit 256 MiB."""
-        if self.order != "zeroth":
-            return 0 if self.origin is not None else self._parallel()
-        return self._parallel() if self.explicit_bytes() <= 256 << 20 else None
+        if self.order != "zeroth" and self.origin is not None:
+            return 0
+        from deepstruct.structure.parallel import count_parallel
 
-    def _parallel(self) -> int:
-        edges = self.edge_list()
-        return edges.num_edges - len(np.unique(np.stack([edges.source, edges.target]), axis=1).T)
+        return count_parallel(self, 256 << 20 if self.order == "zeroth" else 1 << 62)
 
     @cached_property
     def _weights(self) -> tuple[int, int]:

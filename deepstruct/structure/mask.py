@@ -22,6 +22,11 @@ class Mask:
         self._ends = _stairs(self.matrix) if self.matrix.dim() == 2 else None
         self._starts = _stairs(self.matrix.T) if self.matrix.dim() == 2 and self._ends is None else None
 
+    @property
+    def stairs(self) -> bool:
+        """Whether it is a staircase."""
+        return self._ends is not None or self._starts is not None
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x @ M for x of shape (*batch, rows, inner)."""
         if self._ends is not None:

@@ -49,7 +49,8 @@ def reweighted(
     """The graph that `extract` would give for the same model and input with other parameters and buffers.
 
     The recorded pass is read again with the new tensors in place; nothing is traced, and the model is left as
-    it was. What hangs on the weights (edges, zero gates, experts, fused sums, cuts) is found anew.
+    it was. What hangs on the weights (edges, zero gates, experts, fused sums, cuts) is found anew; the control flow
+    is that of the recorded pass.
 
     Args:
         graph: of zeroth order, read from a model.

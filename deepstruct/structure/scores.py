@@ -109,6 +109,23 @@ class Scores:
         r, c = self.split(carriers)
         return torch.where(c > 0.5, self.column_counts.to(r.dtype), self.along_columns(r))
 
+    def best(self, carriers: torch.Tensor, by_row: bool, largest: bool, nothing: float) -> torch.Tensor:
+        """(*lead, rows or columns): the largest (or smallest) of each row's (column's) units, max(r_i, c_j)."""
+        r, c = self.split(carriers)
+        own, other = (r, c) if by_row else (c, r)
+        counts = self.row_counts if by_row else self.column_counts
+        empty = torch.tensor(nothing, dtype=carriers.dtype)
+        own = torch.where(counts > 0, own, empty)
+        if self.mask is None:
+            across = other.amax(-1, keepdim=True) if largest else other.amin(-1, keepdim=True)
+        else:
+            found = []
+            for kept, here in zip(self.kept_by_head(), other.reshape(self.heads, -1), strict=True):
+                units = torch.where(kept if by_row else kept.T, here, empty)
+                found.append(units.amax(-1) if largest else units.amin(-1))
+            across = torch.stack(found).view(own.shape)
+        return torch.maximum(own, across) if largest else torch.minimum(own, across)
+
     # -- from carriers to units
 
     def total(self, carriers: torch.Tensor) -> float:
@@ -214,7 +231,9 @@ def _times(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 
 
 def _least(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The smaller of two lengths, where -1 is no length."""
+    """The smaller of two values; of whole numbers, which are lengths of paths, -1 is no length."""
+    if a.is_floating_point():
+        return torch.minimum(a, b)
     return torch.where(a < 0, b, torch.where(b < 0, a, torch.minimum(a, b)))
 
 

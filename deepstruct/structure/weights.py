@@ -47,7 +47,7 @@ class WeightUnion:
 
     def total(self) -> int:
         """How many stored weights are marked."""
-        return sum(int(m.sum()) for m in self._marks.values())
+        return sum(int(torch.count_nonzero(m)) for m in self._marks.values())  # sum() is many times slower
 
 
 def count_weights(operators: Iterable[EdgeOperator]) -> tuple[int, int]:
@@ -69,7 +69,8 @@ def weight_unions(operators: Iterable[EdgeOperator], wanted: Callable[[EdgeOpera
             (op,) = distinct.values()
             assert op.weight is not None
             possible += op.weight.tensor.numel()
-            present += int(_live(op).sum()) if not op.weight.tensor.is_meta else op.weight.tensor.numel()
+            meta = op.weight.tensor.is_meta
+            present += op.weight.tensor.numel() if meta else int(torch.count_nonzero(_live(op)))
             continue
         covered, live = WeightUnion(), WeightUnion()
         for op in distinct.values():

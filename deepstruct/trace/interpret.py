@@ -158,17 +158,25 @@ def _bytes(value: Value) -> int:
 def peak_bytes(
     values: Sequence[Value], ops: Sequence[Op], order: Sequence[int], wanted: Iterable[int]
 ) -> int:
-    """Largest number of bytes of op results alive at one time when `order` runs and only `wanted` stay."""
+    """Largest number of bytes of op results alive at one time when `order` runs and only `wanted` stay.
+
+    Views of leaves (a transposed weight) take none; views of results are counted, as they keep those alive.
+    """
     last = last_uses(ops, order)
     keep = set(wanted)
+    free: set[int] = set()
     alive = peak = 0
     for index in order:
         op = ops[index]
-        alive += sum(_bytes(values[v]) for v in op.outputs if v is not None)
+        reads = {*refs_of(op.args), *refs_of(op.kwargs)}
+        results = {v for v in op.outputs if v is not None}
+        is_view = getattr(op.target, "is_view", False) and op.name != "reshape"  # that one may copy
+        if is_view and all(values[v].producer is None or v in free for v in reads):
+            free |= results
+        alive += sum(_bytes(values[v]) for v in results - free)
         peak = max(peak, alive)
-        dying = {v for v in (*refs_of(op.args), *refs_of(op.kwargs)) if last.get(v) == index}
-        dying.update(v for v in op.outputs if v is not None and v not in last)
-        alive -= sum(_bytes(values[v]) for v in dying - keep if values[v].producer is not None)
+        dying = {v for v in reads if last.get(v) == index} | {v for v in results if v not in last}
+        alive -= sum(_bytes(values[v]) for v in dying - keep - free if values[v].producer is not None)
     return peak
 
 

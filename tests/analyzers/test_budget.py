@@ -167,7 +167,28 @@ def test_unknown_preferences_are_named(prefer: Any) -> None:
         deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer=prefer)
 
 
+def test_unknown_keys_of_preferences_are_named() -> None:
+    with pytest.raises(InputError, match=r"prefer has the key 'op convolutoin', .* did you mean op convolution"):
+        deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer={"op convolutoin": "deepstruct"})
+    for key in ("op mm", "order zeroth", "module torch.nn:Linear"):
+        assert deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer={key: "deepstruct"}).num_edges == 4
+
+
 def test_preferences_of_another_kind() -> None:
     with pytest.raises(InputError, match="prefer is of type int"):
         deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer=3)
     assert deepstruct.extract(nn.Linear(2, 2), torch.randn(1, 2), prefer="deepstruct").num_edges == 4
+
+
+@pytest.mark.parametrize("analyzer", ["igraph", "networkx"])
+@pytest.mark.parametrize("name", ["butterflies", "longest_path", "effective_nodes", "average_path_length"])
+def test_loops_over_the_explicit_graph_ask(analyzer: str, name: str) -> None:
+    values, skipped = analyze_graph(
+        graph(), [name], analyzer, AnalysisContext(max_seconds=1e-9), registry=Registry()
+    )
+    through = {("igraph", "average_path_length"), ("networkx", "longest_path"), ("networkx", "effective_nodes")}
+    if (analyzer, name) in through:
+        assert [v.name for v in values] == [name]  # one call of a library, or a short loop: it runs to its end
+    else:
+        assert values == []
+        assert "max_seconds" in skipped[0].reason

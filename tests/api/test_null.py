@@ -44,6 +44,33 @@ def test_every_tensor_keeps_its_values(seed: int) -> None:
     assert moved > 0
 
 
+@pytest.mark.parametrize("cut", [{"threshold": 0.2}, {"density": 0.3}])
+def test_cuts_move_with_the_magnitudes(cut: dict[str, float]) -> None:
+    graph = deepstruct.extract(sparse_net(1.0), torch.randn(1, 8), **cut)
+    patterns = []
+    for null in null_models(graph, 3):
+        assert null.operator_edges == graph.operator_edges
+        patterns.append(null.edge_list().target.tolist())
+    assert patterns[0] != patterns[1]
+
+
+def test_tied_weights_stay_tied() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(torch.relu(self.a(x)))
+
+    net = Tied().eval()
+    with torch.no_grad():
+        net.a.weight.mul_(torch.rand(4, 4) < 0.4)
+    for null in null_models(deepstruct.extract(net, torch.randn(1, 4)), 3):
+        first, second = (op.weight.tensor for op in null.operators)
+        assert torch.equal(first, second)
+
+
 def test_positions_are_drawn_evenly() -> None:
     """Each of the 12 positions of a layer with 3 weights holds one in a quarter of the null models."""
     net = nn.Linear(4, 3, bias=False).eval()

@@ -71,3 +71,15 @@ def test_bad_sizes(text) -> None:
 def test_names() -> None:
     assert names("zeroth, first,") == ("zeroth", "first")
     assert names(None) is None
+
+
+def test_settings() -> None:
+    from deepstruct.cli.inputs import parse_settings
+
+    given = ["max_operations=1e10", "removal_fractions=[0.1, 0.5]", "name=plain text", "flag=true", "empty="]
+    assert parse_settings(given) == {
+        "max_operations": 1e10, "removal_fractions": [0.1, 0.5], "name": "plain text", "flag": True, "empty": "",
+    }  # fmt: skip
+    for wrong in ("max_operations", "=3"):
+        with pytest.raises(InputError, match="write NAME=VALUE"):
+            parse_settings([wrong])

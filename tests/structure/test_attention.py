@@ -17,6 +17,7 @@ from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.analyzers.select import analyze_graph
 from deepstruct.engine import BOOLEAN, LONGEST, SHORTEST, Counting, Modular, sweep
 from deepstruct.engine.adjacency import adjacency_action
+from deepstruct.engine.semirings_extreme import Extreme
 from deepstruct.errors import InputError, MetricError
 from deepstruct.metrics.base import AnalysisContext
 from deepstruct.plugin.current import get_host
@@ -113,13 +114,16 @@ def test_sweeps_from_any_nodes_give_the_values_of_explicit_scores(name: str) -> 
     plain = np.flatnonzero(~np.isin(implicit.edge_list().space, [s.index for s in implicit.score_spaces]))
     for _ in range(3):
         chosen = rng.choice(plain, 6, replace=False)
-        for semiring, join in ((BOOLEAN, "or"), (Counting(), None), (Modular(101), None), (LONGEST, "max"), (SHORTEST, "min")):
+        for semiring, join in ((BOOLEAN, "or"), (Counting(), None), (Modular(101), None), (LONGEST, "max"), (SHORTEST, "min"),
+                               (Extreme(True, "abs"), "max"), (Extreme(False, "abs"), "smallest")):
             for transpose in (False, True):
                 found = []
                 for graph in (implicit, units):
-                    start = torch.full((graph.num_slots,), -1 if join in ("max", "min") else 0, dtype=semiring.dtype)
+                    length = join in ("max", "min", "smallest")
+                    nothing = semiring.zero if isinstance(semiring, Extreme) else -1 if length else 0
+                    start = torch.full((graph.num_slots,), nothing, dtype=semiring.dtype)
                     ids = graph.node_ids()
-                    start[torch.isin(ids, torch.from_numpy(chosen))] = 0 if join in ("max", "min") else 1
+                    start[torch.isin(ids, torch.from_numpy(chosen))] = 0 if length else 1
                     slots = sweep(graph, start, semiring, transpose=transpose)
                     values = graph.slots_to_nodes(slots > 0 if join == "or" else slots, join)
                     found.append(values % 101 if isinstance(semiring, Modular) else values)

@@ -77,6 +77,28 @@ def test_peak_counts_freed_results():
         graph.evaluate([v], byte_budget=2 * 1024 - 1)
 
 
+def test_a_transposed_weight_takes_no_memory() -> None:
+    layer = nn.Linear(256, 64, bias=False)
+    graph = trace(layer, torch.randn(1, 256))
+    (turned,) = (op.outputs[0] for op in graph.ops if op.name in ("t", "transpose", "permute"))
+    assert torch.equal(graph.evaluate([turned], byte_budget=1)[turned], layer.weight.T)
+    (product,) = (op.outputs[0] for op in graph.ops if op.name == "mm")
+    assert graph.evaluate([product], byte_budget=4 * 64)[product].shape == (1, 64)
+    with pytest.raises(CapacityError):
+        graph.evaluate([product], byte_budget=4 * 64 - 1)
+
+
+def test_a_view_of_a_result_keeps_it_alive() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * 2).t().exp()
+
+    graph = trace(Net(), torch.randn(8, 8))
+    (last,) = (op.outputs[0] for op in graph.ops if op.name == "exp")
+    with pytest.raises(CapacityError):
+        graph.evaluate([last], byte_budget=2 * 256 - 1)
+
+
 def test_results_are_freed_after_their_last_use():
     import weakref
 

@@ -13,6 +13,9 @@ FAMILIES = (  # modules of this package with a list METRICS each
     "layers",
     "spectral",
     "rank",
+    "ramanujan",
+    "weightwatch",
+    "partition",
     "robustness",
     "homology",
 )

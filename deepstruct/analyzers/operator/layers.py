@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -53,15 +54,22 @@ def _effective_nodes(view: OperatorView) -> dict[str, int]:
 
 
 def _weights(part: int) -> Callable[[OperatorView], dict[str, int]]:
-    def compute(view: OperatorView) -> dict[str, int]:
-        out = {}
-        for space in view.graph.spaces:
-            mine = [op for op in view.graph.operators if op.weighted and _space_of(view, op) is space]
-            if mine:
-                out[space.name] = weight_unions(mine, lambda op: True)[part]
-        return out
+    return lambda view: {name: both[part] for name, both in _stored(view).items()}
 
-    return compute
+
+_known: WeakKeyDictionary[OperatorView, dict[str, tuple[int, int]]] = WeakKeyDictionary()
+
+
+def _stored(view: OperatorView) -> dict[str, tuple[int, int]]:
+    """Stored weights and those that are edges, by space; counted once for all metrics that ask."""
+    if view not in _known:
+        mine: dict[str, list[EdgeOperator]] = {}
+        for op in view.graph.operators:
+            if op.weighted:
+                mine.setdefault(_space_of(view, op).name, []).append(op)
+        names = (space.name for space in view.graph.spaces if space.name in mine)
+        _known[view] = {name: weight_unions(mine[name], lambda op: True) for name in names}
+    return _known[view]
 
 
 def _density(view: OperatorView) -> dict[str, float]:

@@ -42,6 +42,15 @@ class ScoreOperator(EdgeOperator):
         """Length of the feature axis on the other side."""
         raise NotImplementedError
 
+    def best(self, values: torch.Tensor, transpose: bool, largest: bool, nothing: float) -> torch.Tensor:
+        """The largest (or smallest) value that the edges bring, `nothing` where none does; `forward` for that."""
+        by_row, other = not isinstance(self, KeyScores), self.target if isinstance(self, ScoreOutputs) else self.source
+        if isinstance(self, ScoreOutputs) != transpose:  # from carriers
+            return self.scores.best(values, by_row, largest, nothing).unsqueeze(-1).expand(other.shape)
+        found = values.amax(-1) if largest else values.amin(-1)
+        empty = torch.tensor(nothing, dtype=values.dtype)
+        return self.scores.joined(found, empty) if by_row else self.scores.joined(empty, found)
+
     def _edge_pieces(self, into: bool, by_row: bool) -> Iterator[Edges]:
         width, feature = self._width(), torch.arange(self._width())
         side = self.scores.rows if by_row else self.scores.columns

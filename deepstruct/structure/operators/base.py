@@ -146,9 +146,9 @@ def few_zeros(tensor: torch.Tensor, threshold: float) -> torch.Tensor | None:
     """
     if tensor.is_meta:
         return None
-    dead = ~alive(tensor, threshold)
-    count = int(dead.sum())
-    return dead.nonzero() if 0 < count <= tensor.numel() // 256 else None
+    live = tensor if threshold <= 0 else alive(tensor, threshold)
+    count = tensor.numel() - int(torch.count_nonzero(live))
+    return (live == 0).nonzero() if 0 < count <= tensor.numel() // 256 else None
 
 
 def product(numbers: tuple[int, ...] | list[int]) -> int:

@@ -54,6 +54,11 @@ class Matmul(EdgeOperator):
         return None if self._mask is None else self._mask.matrix
 
     @property
+    def running(self) -> bool:
+        """Whether the pattern is that of a causal mask, so that products are running sums."""
+        return self._mask is not None and self._mask.stairs
+
+    @property
     def dense(self) -> bool:
         """Whether every entry is an edge, so that products are sums."""
         return self._dense
@@ -118,9 +123,9 @@ class Matmul(EdgeOperator):
             )
             assert live is not None
             if live.dim() == 2:
-                return rows * int(live.sum().item())
+                return rows * int(torch.count_nonzero(live))
             shape = (*self.source.shape[:-2], self.inner, self.outer)
-            return self.source.shape[-2] * int(live.expand(shape).sum().item())
+            return self.source.shape[-2] * int(torch.count_nonzero(live.expand(shape)))
         return super().count(source_ok, target_ok)
 
     def edges(self) -> Iterator[Edges]:

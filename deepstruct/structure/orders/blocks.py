@@ -175,10 +175,9 @@ class Block:
     # -- what came of it
 
     def settle(self) -> None:
-        """Weights stay where they are only if every pair is in one rectangle at most, and nowhere else."""
-        alone = not self.codes and self.matrix is None
+        """Weights stay where they are only if every pair is in one rectangle at most, and not written down as well."""
         apart = all(not a.meets(b) for k, a in enumerate(self.rectangles) for b in self.rectangles[:k])
-        if not self.rectangles or (alone and apart):
+        if apart and not any(self._written_in(r) for r in self.rectangles):
             return
         rectangles, self.rectangles = self.rectangles, []
         for r in rectangles:
@@ -188,6 +187,16 @@ class Block:
                     self.add_pairs(r.sources[piece.source], r.targets[piece.target], piece.weight, True)
             else:
                 self.add_matrix(r.sources, r.targets, torch.cat([amounts for _, _, amounts in operator.pieces()], 1))
+
+    def _written_in(self, r: Rectangle) -> bool:
+        """Whether some pair of a rectangle is written down."""
+        if self.matrix is not None:
+            return bool(self.matrix[r.sources][:, r.targets].any())
+        for codes in self.codes:
+            row, column = codes.div(self.shape[1], rounding_mode="floor"), codes.remainder(self.shape[1])
+            if bool((torch.isin(row, r.sources) & torch.isin(column, r.targets)).any()):
+                return True
+        return False
 
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Distinct codes source * shape[1] + target of what is written down, ascending, and the amounts added up."""

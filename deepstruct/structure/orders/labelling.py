@@ -83,7 +83,7 @@ class Labelling:
         if low == high:
             yield low, None
             return
-        place = torch.searchsorted(torch.tensor(self._offsets), table, right=True) - 1
+        place = torch.searchsorted(torch.tensor(self._offsets), table.contiguous(), right=True) - 1
         for index in torch.bincount(place[units]).nonzero().reshape(-1).tolist():
             yield index, place == index
 

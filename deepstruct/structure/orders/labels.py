@@ -77,7 +77,9 @@ class _Channels:
             else:
                 for region in _regions(writers[space.index]):
                     local = self._local(region)
-                    self.labels.write(region[0].target, torch.where(local >= 0, local + self.first[space.index], -1))
+                    small = narrowed(local)
+                    labels = torch.where(small >= 0, small + self.first[space.index], -1).expand(local.shape)
+                    self.labels.write(region[0].target, labels)
             self._rename(space)
             highest = narrowed(self.labels.parts[space.index])
             count = int(highest.max()) + 1 - self.first[space.index] if highest.numel() else 0

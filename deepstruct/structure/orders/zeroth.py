@@ -94,8 +94,9 @@ def silent_layers(operators: list[EdgeOperator]) -> list[str]:
     silent = []
     for op in operators:
         if op.weighted and op.weight is not None and not op.weight.tensor.is_meta and op.weight.tensor.numel():
-            live = op.used_weights()
-            if not bool(live.any()):
+            if getattr(op, "dense", False) and op.count():
+                continue
+            if not bool(op.used_weights().any()):
                 silent.append(op.name)
     names = list(dict.fromkeys(silent))
     if not names:
