@@ -10,7 +10,7 @@ PYTEST ?= $(BIN)/pytest -q -n $(JOBS) --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check native lint format docs bench clean
+.PHONY: help demo test check native sanitize lint format docs bench clean
 
 help:
 	@echo "make demo    set up, train and prune two networks on real digits, measure every checkpoint"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint    ruff and mypy      make format  let ruff format"
 	@echo "make docs    run the examples of README.md and docs/"
 	@echo "make bench   run the benchmarks make clean   remove .venv and everything built"
+	@echo "make native  build and test the C++ kernels      make sanitize  the same under ASan and UBSan"
 
 demo: $(VENV)/base.stamp
 	$(BIN)/deepstruct demo
@@ -44,6 +45,12 @@ native: $(VENV)/dev.stamp
 		$(BIN)/cmake --build build/cmake && \
 		$(BIN)/ctest --test-dir build/cmake --output-on-failure -j $(JOBS); \
 	fi
+
+sanitize: $(VENV)/dev.stamp
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Debug -DDEEPSTRUCT_SANITIZE=ON \
+		-DCMAKE_MAKE_PROGRAM="$(abspath $(BIN))/ninja"
+	$(BIN)/cmake --build build/sanitize
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/pytest -q tests/docs

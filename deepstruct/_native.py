@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from deepstruct._build import extension_name, user_folder
+from deepstruct._build import BuildError, extension_name, user_folder
 
 NAME = "deepstruct._graph"
 _OFF = "switched off by DEEPSTRUCT_NATIVE=0"
@@ -67,3 +68,20 @@ def _import(place: Path) -> ModuleType:
     loader.exec_module(module)
     sys.modules[NAME] = module
     return module
+
+
+def try_loading(library: Path) -> str:
+    """The instruction set that a fresh Python finds in a library; BuildError when it does not run."""
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
+        "DEEPSTRUCT_GRAPH_LIBRARY": str(library.resolve()),
+        "DEEPSTRUCT_NATIVE": "1",
+    }
+    trial = "from deepstruct import _native as n; print(n.load().isa() if n.load() else 'PROBLEM ' + str(n.problem()))"
+    done = subprocess.run([sys.executable, "-c", trial], env=environment, capture_output=True, text=True, check=False)
+    said = (done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+    if done.returncode != 0 or said.startswith("PROBLEM"):
+        raise BuildError(f"{library} was built, but does not run: {said}")
+    return said

@@ -94,6 +94,14 @@ class IgraphView(ExplicitView):
         return DagSweep(self.edges.source, self.edges.target, level)
 
     @cached_property
+    def sweep_back(self) -> DagSweep:
+        """Passes against the edges of the DAG. Raises MetricError when the graph has a cycle."""
+        level = topological_levels(self.in_rows)
+        if level is None:
+            raise MetricError("the graph has a cycle: paths from inputs to outputs are not finitely many")
+        return DagSweep(self.edges.target, self.edges.source, level)
+
+    @cached_property
     def longest_from_inputs(self) -> npt.NDArray[np.float64]:
         """Most edges on a path from an input to each node, -inf where none leads."""
         return self.sweep.longest(self.inputs, self.num_nodes)

@@ -1,32 +1,61 @@
-"""`deepstruct build-ext`: the compiled kernels, built for this machine's torch."""
+"""`deepstruct build-ext`: the compiled kernels, built for this machine's Python and torch."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 
-@click.command("build-ext", short_help="Compile the kernels of the sparse layers.")
+@click.command("build-ext", short_help="Compile the kernels of graphs and of sparse layers.")
+@click.option("--only", type=click.Choice(["graph", "masked"]), help="One of the two libraries.")
 @click.option(
     "--target",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the library goes; without it, into the package, or else into the user's cache.",
+    help="Where the library named by --only goes; without it, into the package, or else into the user's cache.",
 )
-def build_ext(target: Path | None) -> None:
-    """Compile the kernels of the sparse layers with the C++ compiler of this machine (CXX, c++, g++).
+def build_ext(only: str | None, target: Path | None) -> None:
+    """Compile the kernels with the C++ compiler of this machine (CXX, c++, g++).
 
-    The library replaces an older one in a single step, and is loaded once to see that it works. Without it,
-    everything runs on PyTorch alone.
+    There are two libraries: the passes over graphs (graph), and the layers with masks (masked). Each replaces an
+    older one in a single step, and is loaded once to see that it works. Without them, everything runs on PyTorch
+    alone.
     """
+    from deepstruct._build import BuildError
     from deepstruct.errors import DeepstructError
-    from deepstruct.sparse.build import BuildError, build
+
+    if target is not None and only is None:
+        raise click.UsageError("--target names one library: say which with --only graph or --only masked")
+    for kind, make in (("graph", _graph), ("masked", _masked)):
+        if only not in (None, kind):
+            continue
+        try:
+            place, isa = make(target)
+        except BuildError as error:
+            raise DeepstructError(f"the {kind} kernels were not built: {error}") from error
+        click.echo(f"wrote {place} (instruction set: {isa})")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _graph(target: Path | None) -> tuple[Path, str]:
+    from deepstruct import _native
+    from deepstruct._build import build_graph, extension_name, user_folder
+
+    place = target or _native.installed_path()
+    if target is None and not os.access(place.parent, os.W_OK):
+        place = user_folder() / extension_name("_graph")
+    build_graph(place, say=_say)
+    return place, _native.try_loading(place)
+
+
+def _masked(target: Path | None) -> tuple[Path, str]:
+    from deepstruct.sparse.build import build
     from deepstruct.sparse.install import default_target, try_loading
 
     place = target or default_target()
-    try:
-        build(place, say=lambda line: click.echo(line, err=True))
-        isa = try_loading(place)
-    except BuildError as error:
-        raise DeepstructError(f"the kernels were not built: {error}") from error
-    click.echo(f"wrote {place} (instruction set: {isa})")
+    build(place, say=_say)
+    return place, try_loading(place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 
@@ -14,8 +13,6 @@ from deepstruct.cli.plugins import inspected_host
 
 PACKAGES = ("torch", "numpy", "scipy", "networkx", "igraph", "pluggy", "click", "rich")
 EXTRAS = ("pandas", "matplotlib", "scikit-learn", "safetensors", "transformers", "timm", "torchvision")
-EXTENSIONS = ("deepstruct._graph",)
-"""Compiled modules; without them everything runs on PyTorch alone."""
 
 
 @click.command(short_help="Show versions and the state of this installation.")
@@ -31,10 +28,7 @@ def doctor() -> None:
         _line(name, version or "missing")
     _line("optional", ", ".join(f"{name} {_version(name) or '-'}" for name in EXTRAS))
     problems += _torch()
-    for name in EXTENSIONS:
-        found = importlib.util.find_spec(name)
-        _line(name.partition(".")[2].strip("_") + " ext", found.origin or "built" if found else "not built")
-    for name, value in _masked():
+    for name, value in [*_graph(), *_masked()]:
         _line(name, value)
     problems += _plugins()
     for problem in problems:
@@ -55,6 +49,18 @@ def _torch() -> list[str]:
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "not available"
     _line("cuda", cuda)
     return []
+
+
+def _graph() -> list[tuple[str, str]]:
+    from deepstruct import _native
+
+    if _native.load() is None:
+        return [("graph ext", f"{_native.problem()}: graphs are measured on PyTorch; `deepstruct build-ext` builds it")]
+    try:
+        from deepstruct.engine import native
+    except ImportError as error:  # of torch, which has a line of its own
+        return [("graph ext", f"cannot be imported: {error}")]
+    return [("graph ext", str(native.path())), ("graph isa", f"{native.isa()}, {native.threads()} threads")]
 
 
 def _masked() -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from deepstruct.engine import budget
-from deepstruct.engine.semirings_words import WIDTH, WORDS, mark
+from deepstruct.engine.semirings_words import WIDTH, WORDS, mark, present
 from deepstruct.engine.steps import Steps
 
 Direction = Literal["out", "in", "both"]
@@ -76,7 +76,7 @@ def distances(steps: Steps, seeds: torch.Tensor, direction: Direction = "both") 
             for k in wave.spaces:
                 here = steps.graph.spaces[k].slots
                 fresh = wave.fresh[here]
-                for bit in range(part.numel()):
+                for bit in present(fresh):
                     out[begin + bit, here].masked_fill_(((fresh >> bit) & 1).bool(), wave.distance)
     return out
 
@@ -98,6 +98,6 @@ def per_bit(steps: Steps, wave: Wave, bits: int = WIDTH) -> list[int]:
     totals = [0] * bits
     for k in wave.spaces:
         fresh = wave.fresh[steps.graph.spaces[k].slots]
-        for bit in range(bits):
+        for bit in present(fresh):
             totals[bit] += int(((fresh >> bit) & 1).sum())
     return totals

@@ -77,27 +77,34 @@ class Flow:
         parts = [operand.gather(component) for component in self.values]
         return (parts if scale is None else [part * scale for part in parts]), reference
 
-    def scale(self, operand: Operand, reference: int) -> torch.Tensor | None:
-        """2**-|e - reference| per element, or for all at once, e the exponent of its space; None for 1."""
-        shifts = {abs(self.exponents[k] - reference) for k in self.spaces.of(operand)}
+    def scale(self, operand: Operand, reference: int, *, back: bool = False) -> torch.Tensor | None:
+        """2**(e - reference), e the exponent of an element's space, per element or for all; None for 1.
+
+        `back` gives 2**(reference - e): what takes values from the reference to the exponents of their spaces.
+        """
+        sign = -1 if back else 1
+        shifts = {sign * (self.exponents[k] - reference) for k in self.spaces.of(operand)}
         if shifts <= {0}:
             return None
         if len(shifts) == 1:
-            return torch.tensor(2.0 ** -shifts.pop(), dtype=torch.float64)
-        table = torch.tensor([2.0 ** -abs(e - reference) for e in self.exponents], dtype=torch.float64)
+            return torch.tensor(2.0 ** min(shifts.pop(), 1000), dtype=torch.float64)
+        powers = [2.0 ** min(sign * (e - reference), 1000) for e in self.exponents]
         index = operand.index()
-        return table[self.spaces.of_slot[index.clamp(min=0)].to(torch.int64)]
+        return torch.tensor(powers, dtype=torch.float64)[self.spaces.of_slot[index.clamp(min=0)].to(torch.int64)]
 
     def join(self, operand: Operand, parts: Sequence[torch.Tensor], reference: int) -> None:
         """Add contributions that are given with an exponent, and keep the mantissas in range."""
         written = self.spaces.of(operand)
         for k in written:
             here = self.values[:, self.graph.spaces[k].slots]
-            if self.exponents[k] < reference:
-                if self.exponents[k] or bool(here.any()):
+            if self.exponents[k] == reference:
+                continue
+            empty = not bool(here.any())
+            if empty or self.exponents[k] < reference:
+                if not empty:
                     here *= 2.0 ** (self.exponents[k] - reference)
                 self.exponents[k] = reference
-        back = self.scale(operand, reference)
+        back = self.scale(operand, reference, back=True)
         for component, part in zip(self.values, parts, strict=True):
             operand.accumulate(component, part if back is None else part * back)
         for k in written:
@@ -109,7 +116,7 @@ class Flow:
         if not math.isfinite(top):
             raise MetricError("a sum over paths is not finite: a weight is infinite or not a number")
         if top > _LARGE or 0.0 < top < 1 / _LARGE:
-            shift = math.frexp(top)[1]
+            shift = max(math.frexp(top)[1], -1000)
             here *= 2.0**-shift
             self.exponents[k] += shift
 

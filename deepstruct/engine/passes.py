@@ -8,81 +8,67 @@ import torch
 
 from deepstruct.engine import native
 from deepstruct.engine.semiring import BOOLEAN, Counting, Modular, PathLength
-from deepstruct.engine.sweeps import apply, carry, sweep
+from deepstruct.engine.sweeps import apply, spread, sweep
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import EdgeOperator, Identity, WeightMode
+from deepstruct.structure.operators import Identity, WeightMode
 
 EXACT = float(2**53)
 
 
 def in_degree(graph: StructureGraph) -> torch.Tensor:
     """float64 per slot: number of edges into the unit, parallel ones counted; A 1 for every operator."""
-    degree = torch.zeros(graph.num_slots, dtype=torch.float64)
+    count = _counter(sum(op.fan_in() for op in graph.operators))
+    degree = torch.zeros(graph.num_slots, dtype=count.dtype)
     for op in graph.operators:
-        out = _ones_through(graph, op, transpose=False)
+        ones = _units(graph, op.source, count.dtype)
         if isinstance(op, Identity) and op.fused is not False:  # the sum takes over the in-edges of its part
             passed = op.source.gather(degree)
-            out = passed if op.fused is True else torch.where(op.fused, passed, out)
-        op.target.accumulate(degree, _only_live(graph, op, out))
-    return degree
+            ones = passed if op.fused is True else torch.where(op.fused, passed, ones)
+        spread(graph, op, ones, degree, count)
+    return degree.round_().to(torch.float64)
 
 
 def out_degree(graph: StructureGraph) -> torch.Tensor:
     """float64 per slot: number of edges out of the unit, parallel ones counted; A' 1 for every operator."""
-    degree = torch.zeros(graph.num_slots, dtype=torch.float64)
+    count = _counter(sum(op.target.numel for op in graph.operators))
+    degree = torch.zeros(graph.num_slots, dtype=count.dtype)
     for op in graph.operators:
-        out = _ones_through(graph, op, transpose=True)
+        ones = _units(graph, op.target, count.dtype)
         if isinstance(op, Identity) and (kept := op.kept()) is not None:
-            out = out * kept
-        op.source.accumulate(degree, out)
-    if graph.live is not None:
-        degree *= graph.live
-    return degree
+            ones = ones * kept
+        spread(graph, op, ones, degree, count, transpose=True)
+    return degree.round_().to(torch.float64)
 
 
-def _ones_through(graph: StructureGraph, op: EdgeOperator, transpose: bool) -> torch.Tensor:
-    """Row or column sums of one operator, over units only. Whole numbers, so float32 rounds right."""
-    side = op.target if transpose else op.source
-    exact = torch.float32 if op.fan_in() < 2**20 and not transpose else torch.float64
-    ones = side.ones(exact)
-    valid = side.valid()
-    if valid is not None:
-        ones = ones * valid
-    if graph.live is not None:
-        ones = ones * side.gather(graph.live, False)
-    return carry(op, ones, Counting(exact), transpose=transpose).round().to(torch.float64)
+def _counter(most: int) -> Counting:
+    """Sums of ones, in float32 where they are exact there."""
+    return Counting(torch.float32 if most < 2**24 else torch.float64)
 
 
-def _only_live(graph: StructureGraph, op: EdgeOperator, values: torch.Tensor) -> torch.Tensor:
-    return values if graph.live is None else values * op.target.gather(graph.live)
-
-
-def strength(graph: StructureGraph) -> torch.Tensor:
-    """float64 per slot: sum of |w| over the weight edges into and out of the unit."""
-    into = torch.zeros(graph.num_slots, dtype=torch.float64)
-    out_of = torch.zeros(graph.num_slots, dtype=torch.float64)
-    magnitudes = Counting(mode="abs")
-    for op in graph.operators:
-        if isinstance(op, Identity) and op.fused is not False:
-            passed = op.source.gather(into)
-            fused = passed if op.fused is True else torch.where(op.fused, passed, torch.zeros_like(passed))
-            op.target.accumulate(into, fused)
-        if not op.weighted:
-            continue
-        source, target = (_units(graph, side) for side in (op.source, op.target))
-        op.target.accumulate(into, carry(op, source, magnitudes) * target)
-        op.source.accumulate(out_of, carry(op, target, magnitudes, transpose=True) * source)
-    return into + out_of
-
-
-def _units(graph: StructureGraph, side: Operand) -> torch.Tensor:
+def _units(graph: StructureGraph, side: Operand, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """1 where an element is a unit, 0 elsewhere."""
-    ones: torch.Tensor = torch.ones((), dtype=torch.float64).expand(side.shape)
+    ones = side.ones(dtype)
     valid = side.valid()
     if valid is not None:
         ones = ones * valid
     return ones if graph.live is None else ones * side.gather(graph.live, False)
+
+
+def strength(graph: StructureGraph) -> torch.Tensor:
+    """float64 per slot: sum of |w| over the weight edges into and out of the unit."""
+    magnitudes, passing = Counting(mode="abs"), Counting()
+    total = torch.zeros(graph.num_slots, dtype=torch.float64)
+    for op in graph.operators:
+        if isinstance(op, Identity) and op.fused is not False:  # as with in-degrees
+            passed = op.source.gather(total)
+            spread(graph, op, passed if op.fused is True else passed * op.fused, total, passing)
+        elif op.weighted:
+            spread(graph, op, _units(graph, op.source), total, magnitudes)
+    for op in graph.operators:  # what is part of a sum has been passed on by now: nothing out of it is counted twice
+        if op.weighted:
+            spread(graph, op, _units(graph, op.target), total, magnitudes, transpose=True)
+    return total
 
 
 def reached(graph: StructureGraph) -> torch.Tensor:

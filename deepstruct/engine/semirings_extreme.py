@@ -16,7 +16,8 @@ from typing import Literal, TypeAlias
 import torch
 
 from deepstruct.engine import native
-from deepstruct.engine.semiring import Semiring
+from deepstruct.engine.semiring import LONGEST, Semiring
+from deepstruct.engine.sweeps import carry
 from deepstruct.errors import MetricError
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import (
@@ -248,6 +249,24 @@ def _slice(positions: torch.Tensor) -> slice:
     return slice(first, last + 1, step)
 
 
+@dataclass(frozen=True)
+class Registers(Semiring):
+    """(max, keep) on small whole numbers from 0, as int32 with -1 for nothing: longest paths without their steps."""
+
+    dtype: torch.dtype = torch.int32
+    zero: float = -1
+
+    def carry(self, op: EdgeOperator, values: torch.Tensor, transpose: bool) -> torch.Tensor:
+        if isinstance(op, Identity):
+            return values
+        out = carry(op, values, LONGEST, transpose=transpose)
+        return torch.where(out >= 0, out - 1, out)
+
+    def join(self, slots: torch.Tensor, operand: Operand, values: torch.Tensor) -> None:
+        LONGEST.join(slots, operand, values)
+
+
+REGISTERS = Registers()
 LABELS = Extreme(dtype=torch.int32)
 LIGHTEST = Extreme(largest=False, length="abs")
 HEAVIEST = Extreme(largest=True, length="abs")

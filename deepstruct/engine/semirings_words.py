@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from deepstruct.engine.semiring import Semiring
@@ -24,10 +25,8 @@ class Words(Semiring):
     def carry(self, op: EdgeOperator, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         run: Callable[[torch.Tensor], torch.Tensor] = op.backward if transpose else op.forward
         out = torch.zeros((), dtype=self.dtype)
-        for bit in range(WIDTH):
+        for bit in present(values):
             mark = (values >> bit) & 1
-            if not bool(mark.any()):
-                continue
             # a fast convolution may leave 1e-7 where nothing is
             out = out | ((run(mark.to(torch.float32)) > 0.5).to(self.dtype) << bit)
         return out.expand(op.source.shape if transpose else op.target.shape)
@@ -36,12 +35,10 @@ class Words(Semiring):
         if operand.stride is not None and operand.injective:
             operand.gather(slots).bitwise_or_(values)
             return
-        for bit in range(WIDTH):
-            mark = (values >> bit) & 1
-            if bool(mark.any()):
-                arrived = torch.zeros_like(slots)
-                operand.reduce(arrived, mark, "amax")
-                slots |= arrived << bit
+        for bit in present(values):
+            arrived = torch.zeros_like(slots)
+            operand.reduce(arrived, (values >> bit) & 1, "amax")
+            slots |= arrived << bit
 
 
 WORDS = Words()
@@ -59,9 +56,10 @@ def _bit(k: int) -> int:
     return -(1 << 63) if k == 63 else 1 << k
 
 
-def counts(words: torch.Tensor) -> list[int]:
-    """For each bit the number of words that have it set."""
-    return [int(((words >> bit) & 1).sum()) for bit in range(WIDTH)]
+def present(words: torch.Tensor) -> list[int]:
+    """The bits that some word has set."""
+    union = int(np.bitwise_or.reduce(words.numpy(), axis=None)) if words.numel() else 0
+    return [bit for bit in range(WIDTH) if (union >> bit) & 1]
 
 
 def popcount(words: torch.Tensor) -> torch.Tensor:

@@ -49,16 +49,32 @@ def push(
     graph: StructureGraph, op: EdgeOperator, slots: torch.Tensor, semiring: Semiring, *, transpose: bool = False
 ) -> None:
     """Join what one operator carries into the slots on its other side, in place where a kernel can."""
+    source = op.target if transpose else op.source
+    spread(graph, op, semiring.read(slots, source), slots, semiring, transpose=transpose)
+
+
+def spread(
+    graph: StructureGraph, op: EdgeOperator, values: torch.Tensor, slots: torch.Tensor, semiring: Semiring,
+    *, transpose: bool = False,
+) -> None:  # fmt: skip
+    """Join what the edges of an operator make of `values` into `slots`, in place where a kernel can.
+
+    Args:
+        values: of the shape of the operator's source (target when transposed), `semiring.zero` where there is
+            no unit. Slots that are no units (removed scores) neither send nor receive.
+    """
     source, target = (op.target, op.source) if transpose else (op.source, op.target)
-    in_place = (
-        semiring.native is not None and native.available() and target.injective and not any(_dead(graph, op, transpose))
-    )
+    dead_source, dead_target = _dead(graph, op, transpose)
+    if dead_source:
+        values = _where_live(graph, source, values, semiring)
+    in_place = semiring.native is not None and native.available() and target.injective and not dead_target
     if in_place and native.push(
-        op, semiring.native or "", semiring.read(slots, source), target.gather(slots), transpose=transpose,
-        prime=semiring.prime, mode=semiring.mode, join=True,
+        op, semiring.native or "", values, target.gather(slots), transpose=transpose, prime=semiring.prime,
+        mode=semiring.mode, join=True,
     ):  # fmt: skip
         return
-    semiring.join(slots, target, apply(graph, op, slots, semiring, transpose=transpose))
+    out = carry(op, values, semiring, transpose=transpose)
+    semiring.join(slots, target, _where_live(graph, target, out, semiring) if dead_target else out)
 
 
 def _dead(graph: StructureGraph, op: EdgeOperator, transpose: bool) -> tuple[bool, bool]:

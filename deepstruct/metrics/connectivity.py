@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from deepstruct.analyzers.igraph import IgraphView
     from deepstruct.analyzers.networkx import NetworkxView
 
+MULTIGRAPH_CORE = (
+    "at least k edges to nodes of the set, direction dropped, parallel edges counted and self-loops twice; "
+    "equals the core number where there are neither"
+)
 SIMPLE = "in the undirected graph without parallel edges and self-loops"
 
 
@@ -89,6 +93,41 @@ def core_number_max_igraph(view: IgraphView) -> int:
 def core_number_max_networkx(view: NetworkxView) -> int:
     view.need_nodes()
     return max(core_number_networkx(view).tolist())
+
+
+def multigraph_core_number_igraph(view: IgraphView) -> npt.NDArray[np.int64]:
+    """By rounds: all nodes with no more edges than the level are peeled at once."""
+    left = view.in_degree + view.out_degree
+    core, alive, level = np.zeros(view.num_nodes, np.int64), np.ones(view.num_nodes, bool), 0
+    while alive.any():
+        level = max(level, int(left[alive].min()))
+        gone = np.flatnonzero(alive & (left <= level))
+        core[gone], alive[gone] = level, False
+        for rows in (view.out_rows, view.in_rows):
+            left = left - np.bincount(rows.neighbors(gone), minlength=view.num_nodes)
+    return core
+
+
+def multigraph_core_number_networkx(view: NetworkxView) -> npt.NDArray[np.int64]:
+    """One node at a time: the one with the fewest edges goes first."""
+    graph = view.multigraph.copy()
+    core, level = np.zeros(view.num_nodes, np.int64), 0
+    while graph:
+        node, degree = min(graph.degree(), key=lambda pair: pair[1])
+        level = max(level, degree)
+        core[node] = level
+        graph.remove_node(node)
+    return core
+
+
+def _multigraph_mean(view: Any, core: npt.NDArray[np.int64]) -> float:
+    view.need_nodes()
+    return float(core.mean())
+
+
+def _multigraph_max(view: Any, core: npt.NDArray[np.int64]) -> int:
+    view.need_nodes()
+    return int(core.max())
 
 
 def _need_flow(view: Any, bytes_per_edge: int) -> None:
@@ -175,5 +214,30 @@ METRICS = [
         default=False,
         igraph=min_vertex_cut_igraph,
         networkx=min_vertex_cut_networkx,
+    ),
+    *on_both(
+        "multigraph_core_number",
+        f"Largest k such that the node belongs to a set of nodes that each have {MULTIGRAPH_CORE}.",
+        source="Batagelj & Zaversnik, k-core",
+        scope="node",
+        default=False,
+        igraph=multigraph_core_number_igraph,
+        networkx=multigraph_core_number_networkx,
+    ),
+    *on_both(
+        "multigraph_core_number_mean",
+        f"Mean multigraph_core_number of the nodes: sets of nodes that each have {MULTIGRAPH_CORE}.",
+        source="Batagelj & Zaversnik, k-core",
+        default=False,
+        igraph=lambda view: _multigraph_mean(view, multigraph_core_number_igraph(view)),
+        networkx=lambda view: _multigraph_mean(view, multigraph_core_number_networkx(view)),
+    ),
+    *on_both(
+        "multigraph_core_number_max",
+        f"Largest multigraph_core_number of a node: sets of nodes that each have {MULTIGRAPH_CORE}.",
+        source="Batagelj & Zaversnik, k-core",
+        default=False,
+        igraph=lambda view: _multigraph_max(view, multigraph_core_number_igraph(view)),
+        networkx=lambda view: _multigraph_max(view, multigraph_core_number_networkx(view)),
     ),
 ]

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from deepstruct.engine import budget
 from deepstruct.metrics.table import all_pairs, on_both
@@ -90,6 +91,43 @@ def global_efficiency_networkx(view: NetworkxView) -> float:
     return float(nx.global_efficiency(view.simple))
 
 
+def closeness_igraph(view: IgraphView) -> npt.NDArray[np.float64]:
+    values = np.asarray(view.simple.closeness(normalized=True), np.float64).reshape(-1)
+    return np.nan_to_num(values, nan=0.0)  # of a node without neighbors
+
+
+def closeness_networkx(view: NetworkxView) -> npt.NDArray[np.float64]:
+    import networkx as nx
+
+    table = nx.closeness_centrality(view.simple, wf_improved=False)
+    return np.array([table[node] for node in range(view.num_nodes)], np.float64)
+
+
+def harmonic_centrality_igraph(view: IgraphView) -> npt.NDArray[np.float64]:
+    values = np.asarray(view.simple.harmonic_centrality(normalized=False), np.float64).reshape(-1)
+    return np.nan_to_num(values, nan=0.0)
+
+
+def harmonic_centrality_networkx(view: NetworkxView) -> npt.NDArray[np.float64]:
+    import networkx as nx
+
+    table = nx.harmonic_centrality(view.simple)
+    return np.array([table[node] for node in range(view.num_nodes)], np.float64)
+
+
+def eccentricity_igraph(view: IgraphView) -> npt.NDArray[np.float64]:
+    return np.asarray(view.simple.eccentricity(mode="all"), np.float64).reshape(-1)
+
+
+def eccentricity_networkx(view: NetworkxView) -> npt.NDArray[np.float64]:
+    import networkx as nx
+
+    def farthest(node: int) -> int:
+        return max(nx.single_source_shortest_path_length(view.simple, node).values())
+
+    return np.array([farthest(node) for node in range(view.num_nodes)], np.float64)
+
+
 METRICS = [
     *on_both(
         "average_path_length",
@@ -116,5 +154,35 @@ METRICS = [
         cost=all_pairs,
         igraph=global_efficiency_igraph,
         networkx=global_efficiency_networkx,
+    ),
+    *on_both(
+        "closeness",
+        "1 / mean distance to the other nodes of the same component, undirected; 0 where there is none.",
+        source="Bavelas; networkx.closeness_centrality without the factor for the size of the component",
+        scope="node",
+        default=False,
+        cost=all_pairs,
+        igraph=closeness_igraph,
+        networkx=closeness_networkx,
+    ),
+    *on_both(
+        "harmonic_centrality",
+        "Sum over the other nodes of 1 / distance, undirected; unconnected ones add 0.",
+        source="networkx.harmonic_centrality",
+        scope="node",
+        default=False,
+        cost=all_pairs,
+        igraph=harmonic_centrality_igraph,
+        networkx=harmonic_centrality_networkx,
+    ),
+    *on_both(
+        "eccentricity",
+        "Distance to the farthest node of the same component, undirected; 0 for a node without neighbors.",
+        source="Stier 2019",
+        scope="node",
+        default=False,
+        cost=all_pairs,
+        igraph=eccentricity_igraph,
+        networkx=eccentricity_networkx,
     ),
 ]

@@ -34,6 +34,16 @@ def entropy(counts: npt.NDArray[np.int64]) -> float:
     return float(abs((share * np.log(share)).sum()))
 
 
+def standardized_moment(values: npt.NDArray[Any], counts: npt.NDArray[Any], power: int) -> float:
+    """Skewness (power 3) or excess kurtosis (power 4) of a population: `values`, each `counts` times."""
+    if len(values) < 2:
+        raise MetricError("all values are equal: skewness and kurtosis are not defined")
+    n = float(counts.sum())
+    apart = values - float(values @ counts) / n
+    variance = float(apart**2 @ counts) / n
+    return float(apart**power @ counts) / n / variance ** (power / 2) - (3.0 if power == 4 else 0.0)
+
+
 def moments(view: Any, vector: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """`vector` as float64, ready for mean and variance. Raises MetricError when there are no nodes."""
     view.need_nodes()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from deepstruct.errors import MetricError, StructureError
+from deepstruct.structure.csr import ExplicitCsr, build_csr, weights_wanted
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
 from deepstruct.structure.fuse import ParentField, live_slots
 from deepstruct.structure.operand import Operand
@@ -212,11 +213,16 @@ class StructureGraph:
         source = self._elements(op.source, ids, None)
         return source, self._elements(op.target, ids, self.parent)
 
+    def score_nodes(self, side: Operand) -> torch.Tensor:
+        """Node id of each unit of implicit scores, flat in (*lead, rows, columns); -1 where the mask took it away."""
+        assert side.scores is not None
+        space = next(s for s in self.score_spaces if s.offset == side.offset)
+        kept = side.scores.kept().reshape(-1)
+        return torch.where(kept, torch.cumsum(kept, 0) - 1 + self._first_unit(space), -1)
+
     def _elements(self, side: Operand, ids: torch.Tensor, parent: torch.Tensor | None) -> torch.Tensor:
         if side.scores is not None:
-            space = next(s for s in self.score_spaces if s.offset == side.offset)
-            kept = side.scores.kept().reshape(-1)
-            return torch.where(kept, torch.cumsum(kept, 0) - 1 + self._first_unit(space), -1)
+            return self.score_nodes(side)
         slots = side.index().reshape(-1)
         if ids.numel() == 0:
             return slots
@@ -327,14 +333,14 @@ class StructureGraph:
         for space in self.spaces:
             if not space.numel:
                 continue
-            node = self._places(space)
+            node = self.places(space)
             full = np.full(node.shape, np.nan)
             count = int(node.sum())
             full[node] = values[start : start + count]
             out[space.name], start = full.reshape(space.shape), start + count
         return out
 
-    def _places(self, space: Space) -> np.ndarray:
+    def places(self, space: Space) -> np.ndarray:
         """Boolean, flat over the shape of a space: where there is a node."""
         if space.scores is not None:
             return space.scores.kept().reshape(-1).numpy()
@@ -342,21 +348,9 @@ class StructureGraph:
 
     def node_table(self) -> list[dict[str, Any]]:
         """One row per node: id, space, module path, kind, index in the space, role."""
-        rows: list[dict[str, Any]] = []
-        source, output = self.is_source.numpy(), self.is_output.numpy()
-        for space in self.spaces:
-            node, hidden = self._places(space), space.scores is not None
-            for k, index in enumerate(np.ndindex(*space.shape)):
-                if not node[k]:
-                    continue
-                slot = space.offset + (0 if hidden else k)
-                role = "input" if source[slot] else "output" if output[slot] else "hidden"
-                label = space.node_names[k] if space.node_names else f"{space.name}[{','.join(map(str, index))}]"
-                rows.append({
-                    "id": len(rows), "label": label, "space": space.name, "path": space.path, "kind": space.kind,
-                    "index": tuple(int(i) for i in index), "role": role, "is_output": bool(output[slot]),
-                })  # fmt: skip
-        return rows
+        from deepstruct.structure.export import node_rows
+
+        return list(node_rows(self))
 
     # -- exports
 
@@ -367,6 +361,17 @@ class StructureGraph:
     def edge_list(self, max_memory: int | None = None) -> EdgeList:
         """Every edge, written down. Raises CapacityError with an estimate when it does not fit."""
         return build_edge_list(self, max_memory)
+
+    def to_csr(self, *, weights: bool | str = False, max_memory: int | None = 4 << 30) -> ExplicitCsr:
+        """Compressed sparse rows of the explicit graph: 4 bytes an edge and 8 a node, parallel edges kept.
+
+        Args:
+            weights: True or "float64", or "float32", for the weight of each edge beside it, NaN on structural ones;
+                "index" for the position of its stored weight (see `ExplicitCsr.weights`).
+
+        Raises CapacityError with an estimate when it does not fit `max_memory` bytes.
+        """
+        return build_csr(self, weights_wanted(weights), max_memory)
 
     def to_scipy(self, *, max_memory: int | None = 4 << 30, weights: bool = False) -> scipy.sparse.csr_array:
         """Sparse adjacency matrix (nodes, nodes), row u column v for u -> v.
@@ -383,11 +388,18 @@ class StructureGraph:
 
         return to_networkx(self, max_memory)
 
-    def to_igraph(self, *, max_memory: int | None = 4 << 30) -> igraph.Graph:
-        """A directed igraph Graph with the columns of `node_table` and edge attribute "weight"."""
+    def to_igraph(
+        self, *, max_memory: int | None = 4 << 30, weights: bool = True, attributes: bool = True
+    ) -> igraph.Graph:
+        """A directed igraph Graph, its edges sorted by source and target.
+
+        Args:
+            weights: whether edges have the attribute "weight" (NaN on structural ones).
+            attributes: whether nodes have the columns of `node_table` as attributes.
+        """
         from deepstruct.structure.export import to_igraph
 
-        return to_igraph(self, max_memory)
+        return to_igraph(self, max_memory, weights, attributes)
 
     # -- orders
 

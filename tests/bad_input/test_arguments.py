@@ -119,7 +119,7 @@ def test_a_graph_that_does_not_fit(export):
     assert "max_memory" in text
     need, limit = (float(number) for number in re.findall(r"([\d.e-]+) GiB", text))
     assert limit == pytest.approx(100 / 1024, rel=1e-2)
-    assert 24 * graph.num_edges / 2**30 < need < 600 * graph.num_edges / 2**30
+    assert 12 * graph.num_edges / 2**30 < need < 600 * graph.num_edges / 2**30
     assert isinstance(caught.value, MemoryError)
 
 

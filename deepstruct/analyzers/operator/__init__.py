@@ -11,11 +11,17 @@ __all__ = ["deepstruct_analyzers", "deepstruct_metrics"]
 FAMILIES = (  # modules of this package with a list METRICS each
     "panel",
     "layers",
+    "distribution",
+    "flow",
+    "distance",
+    "cores",
+    "reach",
     "spectral",
     "rank",
     "ramanujan",
     "weightwatch",
     "partition",
+    "motifs",
     "robustness",
     "homology",
 )

@@ -12,7 +12,7 @@ from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators.base import Edges, WeightMode, WeightRef, all_alive, few_zeros, weights_in
 from deepstruct.structure.operators.matmul import Matmul
 
-_AT_ONCE = 1 << 22  # weights that are looked at together
+_AT_ONCE = 1 << 20  # weights that are looked at together: few enough not to tear the heap
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ class Product:
             part = Slice(self.ref._replace(tensor=live), 0.0, rows, columns, self.counts)
         inner, outer = self.ref.tensor.shape[:2]
         out = torch.zeros(shape, dtype=torch.float64)
-        step = max(1, (1 << 22) // max(self.ref.tensor[:, 0].numel(), 1))
+        step = max(1, (1 << 20) // max(self.ref.tensor[:, 0].numel(), 1))
         plain = shape[0] == inner and bool((rows == torch.arange(inner)).all())
         for start in range(0, outer, step):
             here = slice(start, min(start + step, outer))

@@ -1,0 +1,507 @@
+#include "explicit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <type_traits>
+#include <unordered_map>
+#include <utility>
+
+namespace deepstruct::graph {
+namespace {
+
+int lowest(uint64_t bits) {  // position of the lowest one
+#if defined(__GNUC__) || defined(__clang__)
+  return __builtin_ctzll(bits);
+#else
+  int at = 0;
+  while (!(bits >> at & 1)) ++at;
+  return at;
+#endif
+}
+
+// Whether elements map to consecutive nodes: then a target is an addition, not a look-up.
+bool consecutive(const int32_t* node, int64_t size) {
+  if (size == 0 || node[0] < 0) return false;
+  for (int64_t i = 1; i < size; ++i)
+    if (node[i] != node[0] + i) return false;
+  return true;
+}
+
+bool complete(const int32_t* node, int64_t size) { return std::all_of(node, node + size, [](int32_t v) { return v >= 0; }); }
+
+enum class Targets { consecutive, complete, holes };
+
+Targets kind_of(const Ends& ends) {
+  if (consecutive(ends.target, ends.num_target)) return Targets::consecutive;
+  return complete(ends.target, ends.num_target) ? Targets::complete : Targets::holes;
+}
+
+// Positions of one axis that see the same taps at the same distances: one list of edges serves them all.
+struct Class {
+  std::vector<std::pair<int32_t, int32_t>> reach;  // (tap, output less the first output)
+  std::vector<std::pair<int64_t, int64_t>> at;     // (offset of the position in the source, of its first output)
+};
+
+std::vector<Class> classes_of(const Axis& axis) {
+  std::vector<Class> classes;
+  std::unordered_multimap<std::size_t, std::size_t> known;  // hash of the reach -> class
+  std::vector<std::pair<int32_t, int32_t>> reach;
+  for (int64_t i = 0; i < axis.positions; ++i) {
+    const int64_t begin = axis.start[i], end = axis.start[i + 1];
+    if (begin == end) continue;
+    reach.clear();
+    std::size_t hash = 0;
+    for (int64_t e = begin; e < end; ++e) {
+      reach.emplace_back(axis.tap[e], axis.out[e] - axis.out[begin]);
+      hash = hash * 1000003u + static_cast<std::size_t>(reach.back().first) * 31u +
+             static_cast<std::size_t>(reach.back().second);
+    }
+    std::size_t mine = classes.size();
+    const auto [low, high] = known.equal_range(hash);
+    for (auto it = low; it != high; ++it)
+      if (classes[it->second].reach == reach) mine = it->second;
+    if (mine == classes.size()) {
+      known.emplace(hash, mine);
+      classes.push_back({reach, {}});
+    }
+    classes[mine].at.emplace_back(i * axis.source_stride, axis.out[begin] * axis.target_stride);
+  }
+  return classes;
+}
+
+// Walks all combinations of one index per axis; `body(indices)`.
+template <typename Body>
+void combinations(const std::vector<std::size_t>& sizes, Body body) {
+  for (std::size_t size : sizes)
+    if (size == 0) return;
+  std::vector<std::size_t> index(sizes.size(), 0);
+  while (true) {
+    body(index);
+    std::size_t axis = sizes.size();
+    while (axis > 0 && ++index[axis - 1] == sizes[axis - 1]) index[--axis] = 0;
+    if (axis == 0) return;
+  }
+}
+
+struct Tap {
+  int32_t tap;
+  int32_t shift;  // of the target element
+};
+
+struct Entry {
+  int32_t output, tap;
+};
+
+// What one source element reaches: target elements relative to its base, ascending, and the weights on the way.
+struct Reach {
+  int64_t channel = 0;
+  std::vector<int32_t> shift;
+  std::vector<Entry> entries;
+};
+
+// One class of positions on every axis, and the taps that those positions see.
+struct Combination {
+  std::vector<const Class*> parts;
+  std::vector<Tap> taps;
+};
+
+Combination combine(const Window& w, const std::vector<std::vector<Class>>& classes,
+                    const std::vector<std::size_t>& index) {
+  Combination here{{}, {{0, 0}}};
+  for (std::size_t a = 0; a < index.size(); ++a) {
+    here.parts.push_back(&classes[a][index[a]]);
+    std::vector<Tap> longer;
+    longer.reserve(here.taps.size() * here.parts.back()->reach.size());
+    for (const Tap& tap : here.taps)
+      for (const auto& [k, out] : here.parts.back()->reach)
+        longer.push_back({static_cast<int32_t>(tap.tap + k * w.axes[a].tap_stride),
+                          static_cast<int32_t>(tap.shift + out * w.axes[a].target_stride)});
+    here.taps = std::move(longer);
+  }
+  return here;
+}
+
+// `emit(source element, target base)` for every position of a combination in one channel.
+template <typename Emit>
+void positions(const Window& w, const Combination& here, int64_t channel, Emit emit) {
+  const std::size_t rank = w.axes.size();
+  std::vector<std::size_t> counts;
+  for (std::size_t a = 0; a + 1 < rank; ++a) counts.push_back(here.parts[a]->at.size());
+  for (int64_t n = 0; n < w.batch; ++n) {
+    const int64_t source = n * w.source_batch + channel * w.source_channel;
+    const int64_t target = n * w.target_batch + channel / w.group_in * w.group_out * w.target_channel;
+    combinations(counts, [&](const std::vector<std::size_t>& index) {
+      int64_t from = source, to = target;
+      for (std::size_t a = 0; a + 1 < rank; ++a) {
+        from += here.parts[a]->at[index[a]].first;
+        to += here.parts[a]->at[index[a]].second;
+      }
+      if (rank == 0) return emit(from, to);
+      for (const auto& [position, base] : here.parts[rank - 1]->at) emit(from + position, to + base);
+    });
+  }
+}
+
+// The taps of one channel that are alive, by ascending output element.
+void entries_of(const Window& w, int64_t channel, std::vector<Entry>& entries) {
+  entries.clear();
+  const uint64_t* bits = w.alive + channel * w.words();
+  const uint32_t taps = static_cast<uint32_t>(w.taps);
+  for (int64_t word = 0; word < w.words(); ++word)
+    for (uint64_t rest = bits[word]; rest != 0; rest &= rest - 1) {
+      const uint32_t at = static_cast<uint32_t>(word * 64 + lowest(rest));
+      const uint32_t o = taps == 1 ? at : at / taps;
+      entries.push_back({static_cast<int32_t>(o), static_cast<int32_t>(at - o * taps)});
+    }
+  if (!w.mirrored) return;
+  // Outputs were packed backwards, so that the whole turns round at once: outputs ascend then, and taps descend.
+  std::reverse(entries.begin(), entries.end());
+  for (Entry& entry : entries) entry.output = static_cast<int32_t>(w.group_out - 1 - entry.output);
+}
+
+std::vector<std::vector<Class>> all_classes(const Window& w, std::vector<std::size_t>& sizes) {
+  std::vector<std::vector<Class>> classes;
+  for (const Axis& axis : w.axes) {
+    classes.push_back(classes_of(axis));
+    sizes.push_back(classes.back().size());
+  }
+  return classes;
+}
+
+// `renew(reach)` whenever the list of targets changes, and `emit(source element, target base)` for every source
+// element that has that list.
+template <typename Renew, typename Emit>
+void walk(const Window& w, bool want_entries, Renew renew, Emit emit) {
+  std::vector<std::size_t> sizes;
+  const auto classes = all_classes(w, sizes);
+  Reach reach;
+  if (w.alive == nullptr) {  // the list is the same in every channel, only the numbers are not
+    combinations(sizes, [&](const std::vector<std::size_t>& index) {
+      const Combination here = combine(w, classes, index);
+      reach.shift.clear();
+      reach.entries.clear();
+      for (int64_t o = 0; o < w.group_out; ++o)
+        for (const Tap& tap : here.taps) {
+          reach.shift.push_back(static_cast<int32_t>(o * w.target_channel + tap.shift));
+          if (want_entries) reach.entries.push_back({static_cast<int32_t>(o), tap.tap});
+        }
+      for (reach.channel = 0; reach.channel < w.channels; ++reach.channel) {
+        if (reach.channel == 0 || want_entries) renew(reach);
+        positions(w, here, reach.channel, emit);
+      }
+    });
+    return;
+  }
+  std::vector<Combination> table;
+  combinations(sizes, [&](const std::vector<std::size_t>& index) { table.push_back(combine(w, classes, index)); });
+  constexpr int32_t kNone = INT32_MIN;
+  std::vector<int32_t> shift_of(static_cast<std::size_t>(w.taps), kNone);
+  std::vector<Entry> entries;
+  for (reach.channel = 0; reach.channel < w.channels; ++reach.channel) {
+    entries_of(w, reach.channel, entries);
+    if (entries.empty()) continue;
+    for (const Combination& here : table) {
+      for (const Tap& tap : here.taps) shift_of[static_cast<std::size_t>(tap.tap)] = tap.shift;
+      reach.shift.resize(entries.size());
+      reach.entries.resize(want_entries ? entries.size() : 0);
+      std::size_t size = 0;
+      for (const Entry& entry : entries) {
+        const int32_t shift = shift_of[static_cast<std::size_t>(entry.tap)];
+        reach.shift[size] = static_cast<int32_t>(entry.output * w.target_channel + shift);
+        if (want_entries) reach.entries[size] = entry;
+        size += shift != kNone;
+      }
+      for (const Tap& tap : here.taps) shift_of[static_cast<std::size_t>(tap.tap)] = kNone;
+      if (size == 0) continue;
+      reach.shift.resize(size);
+      if (want_entries) reach.entries.resize(size);
+      renew(reach);
+      positions(w, here, reach.channel, emit);
+    }
+  }
+}
+
+template <typename T>
+bool is_edge(T weight, T threshold) {
+  if constexpr (std::is_floating_point_v<T>) return threshold > 0 ? std::abs(weight) > threshold : weight != 0;
+  return weight != 0;
+}
+
+// The numbers of one list, in its order.
+template <typename V, typename Read>
+void read_numbers(const Window& w, const Places& p, const Reach& reach, V* out, Read read) {
+  const int64_t base = reach.channel * p.channel + reach.channel / w.group_in * p.group;
+  for (const Entry& entry : reach.entries)
+    *out++ = static_cast<V>(read(base + entry.output * p.output + p.taps[static_cast<std::size_t>(entry.tap)]));
+}
+
+[[noreturn]] void no_room() { throw std::length_error("an operator has more edges than were counted"); }
+
+template <typename V>
+bool before(int32_t a, V x, int32_t b, V y) {
+  if (a != b) return a < b;
+  if constexpr (std::is_floating_point_v<V>) {
+    if (std::isnan(x)) return false;
+    if (std::isnan(y)) return true;
+  }
+  return x < y;
+}
+
+// Merge sort that starts from the ascending runs that are there. Values may be null.
+template <typename V>
+struct RowSorter {
+  std::vector<int32_t> columns;
+  std::vector<V> values;
+  std::vector<int64_t> bounds, merged;
+
+  // Whether the row had to be sorted.
+  bool operator()(int32_t* c, V* v, int64_t size) {
+    int32_t odd = 0;  // no early end: compilers make this loop wide
+    if (v == nullptr)
+      for (int64_t i = 1; i < size; ++i) odd |= c[i] < c[i - 1];
+    else
+      for (int64_t i = 1; i < size; ++i) odd |= c[i] <= c[i - 1];
+    if (!odd) return false;
+    bounds.assign(1, 0);
+    for (int64_t i = 1; i < size; ++i)
+      if (v == nullptr ? c[i] < c[i - 1] : before(c[i], v[i], c[i - 1], v[i - 1])) bounds.push_back(i);
+    if (bounds.size() == 1) return false;
+    bounds.push_back(size);
+    columns.resize(static_cast<std::size_t>(size));
+    if (v != nullptr) values.resize(static_cast<std::size_t>(size));
+    int32_t *from = c, *to = columns.data();
+    V *from_v = v, *to_v = v == nullptr ? nullptr : values.data();
+    while (bounds.size() > 2) {
+      merged.assign(1, 0);
+      for (std::size_t r = 0; r + 1 < bounds.size(); r += 2) {
+        const int64_t a = bounds[r], b = bounds[r + 1], e = r + 2 < bounds.size() ? bounds[r + 2] : b;
+        merge(from, from_v, to, to_v, a, b, e);
+        merged.push_back(e);
+      }
+      bounds.swap(merged);
+      std::swap(from, to);
+      std::swap(from_v, to_v);
+    }
+    if (from != c) {
+      std::copy(from, from + size, c);
+      if (v != nullptr) std::copy(from_v, from_v + size, v);
+    }
+    return true;
+  }
+
+ private:
+  static void merge(const int32_t* c, const V* v, int32_t* out, V* out_v, int64_t a, int64_t b, int64_t e) {
+    int64_t i = a, j = b, k = a;
+    if (v == nullptr) {
+      while (i < b && j < e) out[k++] = c[j] < c[i] ? c[j++] : c[i++];
+      k = std::copy(c + i, c + b, out + k) - out;
+      std::copy(c + j, c + e, out + k);
+      return;
+    }
+    while (i < b && j < e) {
+      const int64_t next = before(c[j], v[j], c[i], v[i]) ? j++ : i++;
+      out[k] = c[next];
+      out_v[k++] = v[next];
+    }
+    for (; i < b; ++i, ++k) out[k] = c[i], out_v[k] = v[i];
+    for (; j < e; ++j, ++k) out[k] = c[j], out_v[k] = v[j];
+  }
+};
+
+}  // namespace
+
+template <typename T>
+void pack(const Window& w, const T* data, const Places& p, T threshold, uint64_t* bits) {
+  const int64_t words = w.words(), tile = 512;
+  const auto group = [&](int64_t c) { return c / w.group_in * p.group; };
+  if (w.taps == 1 && !w.mirrored && w.channels == w.group_in) {  // a matrix: channels inside, as they lie in memory
+    for (int64_t begin = 0; begin < w.channels; begin += tile)
+      for (int64_t word = 0; word < words; ++word) {
+        const int64_t size = std::min(tile, w.channels - begin), last = std::min<int64_t>(w.group_out, word * 64 + 64);
+        uint64_t here[512] = {};
+        for (int64_t o = word * 64; o < last; ++o) {
+          const T* row = data + begin * p.channel + o * p.output + p.taps[0];
+          const int shift = static_cast<int>(o & 63);
+          if (p.channel == 1)
+            for (int64_t c = 0; c < size; ++c) here[c] |= static_cast<uint64_t>(is_edge(row[c], threshold)) << shift;
+          else
+            for (int64_t c = 0; c < size; ++c)
+              here[c] |= static_cast<uint64_t>(is_edge(row[c * p.channel], threshold)) << shift;
+        }
+        for (int64_t c = 0; c < size; ++c) bits[(begin + c) * words + word] = here[c];
+      }
+    return;
+  }
+  for (int64_t o = 0; o < w.group_out; ++o)
+    for (int64_t c = 0; c < w.channels; ++c) {
+      const T* kernel = data + c * p.channel + o * p.output + group(c);
+      const int64_t at = (w.mirrored ? w.group_out - 1 - o : o) * w.taps;
+      uint64_t* mine = bits + c * words;
+      for (int64_t k = 0; k < w.taps; k += 32) {
+        uint64_t part = 0;
+        const int64_t size = std::min<int64_t>(32, w.taps - k);
+        for (int64_t j = 0; j < size; ++j)
+          part |= static_cast<uint64_t>(is_edge(kernel[p.taps[static_cast<std::size_t>(k + j)]], threshold)) << j;
+        if (part == 0) continue;
+        const int64_t bit = at + k, shift = bit & 63;
+        mine[bit >> 6] |= part << shift;
+        if (shift + size > 64) mine[(bit >> 6) + 1] |= part >> (64 - shift);
+      }
+    }
+}
+
+void count(const Window& window, const Ends& ends, int64_t* degree) {
+  if (window.alive != nullptr && kind_of(ends) != Targets::holes) {
+    // No target is missing, so that how often each tap is alive says all.
+    std::vector<std::size_t> sizes;
+    const auto classes = all_classes(window, sizes);
+    std::vector<Combination> table;
+    combinations(sizes,
+                 [&](const std::vector<std::size_t>& index) { table.push_back(combine(window, classes, index)); });
+    std::vector<int64_t> alive(static_cast<std::size_t>(window.taps));
+    std::vector<Entry> entries;
+    for (int64_t c = 0; c < window.channels; ++c) {
+      std::fill(alive.begin(), alive.end(), 0);
+      entries_of(window, c, entries);
+      for (const Entry& entry : entries) ++alive[static_cast<std::size_t>(entry.tap)];
+      for (const Combination& here : table) {
+        int64_t size = 0;
+        for (const Tap& tap : here.taps) size += alive[static_cast<std::size_t>(tap.tap)];
+        positions(window, here, c, [&](int64_t from, int64_t) {
+          if (ends.source[from] >= 0) degree[ends.source[from]] += size;
+        });
+      }
+    }
+    return;
+  }
+  const bool all = kind_of(ends) != Targets::holes;
+  const Reach* reach = nullptr;
+  walk(
+      window, false, [&](const Reach& now) { reach = &now; },
+      [&](int64_t from, int64_t to) {
+        const int32_t node = ends.source[from];
+        if (node < 0) return;
+        if (all) {
+          degree[node] += static_cast<int64_t>(reach->shift.size());
+          return;
+        }
+        const int32_t* target = ends.target + to;
+        int64_t live = 0;
+        for (const int32_t shift : reach->shift) live += target[shift] >= 0;
+        degree[node] += live;
+      });
+}
+
+void count(const List& list, const Ends& ends, int64_t* degree) {
+  for (int64_t e = 0; e < list.size; ++e) {
+    const int32_t node = ends.source[list.rows == nullptr ? e : list.rows[e]];
+    if (node >= 0 && ends.target[list.cols == nullptr ? e : list.cols[e]] >= 0) ++degree[node];
+  }
+}
+
+template <typename V>
+void fill(const Window& window, const Ends& ends, const Numbers& n, V constant, const Rows<V>& rows) {
+  const Targets kind = kind_of(ends);
+  const int64_t first = kind == Targets::consecutive ? ends.target[0] : 0;
+  const bool carried = rows.values != nullptr && n.kind != Numbers::Kind::constant;
+  const Reach* reach = nullptr;
+  std::vector<V> numbers;
+  walk(
+      window, carried,
+      [&](const Reach& now) {
+        reach = &now;
+        if (rows.values == nullptr) return;
+        numbers.assign(now.shift.size(), constant);
+        V* out = numbers.data();
+        if (n.kind == Numbers::Kind::single)
+          read_numbers(window, n.places, now, out, [&](int64_t at) { return static_cast<const float*>(n.data)[at]; });
+        else if (n.kind == Numbers::Kind::full)
+          read_numbers(window, n.places, now, out, [&](int64_t at) { return static_cast<const double*>(n.data)[at]; });
+        else if (n.kind == Numbers::Kind::position)
+          read_numbers(window, n.places, now, out, [&](int64_t at) { return n.first + at; });
+      },
+      [&](int64_t from, int64_t to) {
+        const int32_t node = ends.source[from];
+        if (node < 0) return;
+        const int64_t at = rows.cursor[node], size = static_cast<int64_t>(reach->shift.size());
+        int32_t* column = rows.columns + at;
+        const int32_t* relative = reach->shift.data();
+        if (kind == Targets::holes) {
+          const int32_t* target = ends.target + to;
+          int64_t live = 0;
+          for (int64_t j = 0; j < size; ++j) {
+            const int32_t there = target[relative[j]];
+            if (there < 0) continue;
+            if (at + live >= rows.capacity) no_room();
+            column[live] = there;
+            if (rows.values != nullptr) rows.values[at + live] = numbers[static_cast<std::size_t>(j)];
+            ++live;
+          }
+          rows.cursor[node] += live;
+          return;
+        }
+        if (at + size > rows.capacity) no_room();
+        if (kind == Targets::consecutive) {
+          const int32_t base = static_cast<int32_t>(first + to);
+          for (int64_t j = 0; j < size; ++j) column[j] = base + relative[j];
+        } else {
+          const int32_t* target = ends.target + to;
+          for (int64_t j = 0; j < size; ++j) column[j] = target[relative[j]];
+        }
+        if (rows.values != nullptr) std::copy(numbers.begin(), numbers.end(), rows.values + at);
+        rows.cursor[node] += size;
+      });
+}
+
+template <typename V>
+void fill(const List& list, const Ends& ends, const V* stored, V constant, const Rows<V>& rows) {
+  for (int64_t e = 0; e < list.size; ++e) {
+    const int32_t node = ends.source[list.rows == nullptr ? e : list.rows[e]];
+    const int32_t there = ends.target[list.cols == nullptr ? e : list.cols[e]];
+    if (node < 0 || there < 0) continue;
+    const int64_t at = rows.cursor[node]++;
+    if (at >= rows.capacity) no_room();
+    rows.columns[at] = there;
+    if (rows.values != nullptr) rows.values[at] = stored == nullptr ? constant : stored[e];
+  }
+}
+
+int64_t starts_from_degrees(int64_t nodes, int64_t* start) {
+  int64_t total = 0;
+  for (int64_t v = 0; v < nodes; ++v) total += std::exchange(start[v + 1], total);
+  return total;
+}
+
+template <typename V>
+int64_t finish(int64_t nodes, const int64_t* start, int32_t* columns, V* values) {
+  RowSorter<V> sort;
+  int64_t sorted = 0;
+  for (int64_t v = 0; v < nodes; ++v) {
+    const int64_t begin = start[v];
+    sorted += sort(columns + begin, values == nullptr ? nullptr : values + begin, start[v + 1] - begin);
+  }
+  return sorted;
+}
+
+void transpose(int64_t nodes, const int64_t* start, const int32_t* columns, int64_t* start_t, int32_t* columns_t) {
+  std::fill(start_t, start_t + nodes + 1, int64_t{0});
+  for (int64_t e = 0; e < start[nodes]; ++e) ++start_t[columns[e] + 1];
+  starts_from_degrees(nodes, start_t);
+  for (int64_t v = 0; v < nodes; ++v)
+    for (int64_t e = start[v]; e < start[v + 1]; ++e) columns_t[start_t[columns[e] + 1]++] = static_cast<int32_t>(v);
+}
+
+#define DEEPSTRUCT_INSTANTIATE(V)                                                                  \
+  template void fill<V>(const Window&, const Ends&, const Numbers&, V, const Rows<V>&);            \
+  template void fill<V>(const List&, const Ends&, const V*, V, const Rows<V>&);                    \
+  template int64_t finish<V>(int64_t, const int64_t*, int32_t*, V*);
+DEEPSTRUCT_INSTANTIATE(float)
+DEEPSTRUCT_INSTANTIATE(double)
+DEEPSTRUCT_INSTANTIATE(int64_t)
+#undef DEEPSTRUCT_INSTANTIATE
+template void pack<float>(const Window&, const float*, const Places&, float, uint64_t*);
+template void pack<double>(const Window&, const double*, const Places&, double, uint64_t*);
+template void pack<uint8_t>(const Window&, const uint8_t*, const Places&, uint8_t, uint64_t*);
+
+}  // namespace deepstruct::graph

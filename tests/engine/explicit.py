@@ -1,0 +1,57 @@
+"""Explicit edges of random nets, and plain recursions over them: what passes through operators are tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+import deepstruct
+from tests.random_nets import random_net
+
+
+@lru_cache(maxsize=4)
+def net(seed: int) -> Any:
+    """The zeroth-order graph of a random net of at most 3000 edges: the next one by seed that is small enough."""
+    while True:
+        graph = deepstruct.extract(*random_net(seed))
+        if graph.num_edges <= 3000:
+            return graph
+        seed += 1000
+
+
+def neighbors(graph: Any) -> tuple[Any, list[list[tuple[int, float]]], list[int]]:
+    """(edge list, per node the (target, weight) of its out-edges, a topological order)."""
+    edges = graph.edge_list()
+    after: list[list[tuple[int, float]]] = [[] for _ in range(edges.num_nodes)]
+    for u, v, w in zip(edges.source.tolist(), edges.target.tolist(), edges.weight.tolist(), strict=True):
+        after[u].append((v, w))
+    return edges, after, list(nx.topological_sort(directed(graph)))
+
+
+def directed(graph: Any) -> nx.DiGraph:
+    edges = graph.edge_list()
+    simple = nx.DiGraph()
+    simple.add_nodes_from(range(edges.num_nodes))
+    simple.add_edges_from(zip(edges.source.tolist(), edges.target.tolist(), strict=True))
+    return simple
+
+
+def carried(
+    graph: Any, start: dict[int, Any], zero: Any, along: Callable[[Any, float], Any], join: Callable[[Any, Any], Any]
+) -> list[Any]:
+    """Values of all nodes: `start`, joined with what the edges make of the values of earlier nodes."""
+    edges, after, order = neighbors(graph)
+    values = [start.get(node, zero) for node in range(edges.num_nodes)]
+    for u in order:
+        for v, w in after[u]:
+            values[v] = join(values[v], along(values[u], w))
+    return values
+
+
+def slots_of(graph: Any, nodes: Any) -> Any:
+    """Slots of node ids."""
+    return graph.is_node.nonzero().reshape(-1)[np.asarray(nodes)]
