@@ -131,7 +131,8 @@ def analyze(
             skipped.append(Skipped(record.name, "", record.error or record.state, "plugin"))
     asked = {
         "orders": list(graphs), "analyzer": analyzer, "threshold": threshold, "density": density,
-        "normalization": normalization, "attention": attention, "max_memory": context.max_memory, "max_seconds": context.max_seconds,
+        "normalization": normalization, "attention": attention, "max_memory": context.max_memory,
+        "max_seconds": context.max_seconds,
         "null": samples or None, "null_seed": null_seed if samples else None, "settings": dict(context.settings),
     }  # fmt: skip
     conventions: dict[str, str] = {}

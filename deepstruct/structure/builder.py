@@ -12,8 +12,8 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from deepstruct.errors import StructureError
-from deepstruct.structure.operand import CONST, MASKED, ZERO, Operand
 from deepstruct.structure.mask import Mask
+from deepstruct.structure.operand import CONST, MASKED, ZERO, Operand
 from deepstruct.structure.operators import (
     Conv,
     EdgeOperator,

@@ -204,7 +204,7 @@ class StructureGraph:
         return first + sum(s.scores.num_units for s in self.score_spaces if s.scores and s.offset < space.offset)
 
     def element_nodes(self, op: EdgeOperator, ids: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Node id of each source and each target element of an operator, flat, as `op.edges()` numbers them; -1 for none.
+        """Node id of each source and target element of an operator, flat, as `op.edges()` numbers them; -1 for none.
 
         Elements of implicit scores are units there, (*lead, rows, columns). The target of an edge into a part of a
         sum is that sum. `ids` are those of `node_ids()`, where the caller has them.
@@ -259,7 +259,8 @@ class StructureGraph:
         for space in self.score_spaces:
             assert space.scores is not None
             before = slice(start, space.offset)
-            parts += [values[before][self.is_node[before]], space.scores.values(values[space.slots], join or natural_join(values))]
+            here = space.scores.values(values[space.slots], join or natural_join(values))
+            parts += [values[before][self.is_node[before]], here]
             start = space.slots.stop
         parts.append(values[start:][self.is_node[start:]])
         return torch.cat(parts).numpy()

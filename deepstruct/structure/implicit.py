@@ -122,7 +122,8 @@ def _attention(
     if kept is None:
         return None
     rows, columns = space.shape[-2:]
-    queries, keys = [], []
+    queries: list[int] = []
+    keys: list[int] = []
     for k in writers:
         op = operators[k]
         if not isinstance(op, Matmul) or op.weight is not None or op.pattern is not None:

@@ -22,7 +22,8 @@ from deepstruct.structure.operators import (
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
 
-_SIMPLE = (Conv, Identity, KeyScores, Matmul, QueryScores, ScoreOutputs, Separable)  # at most one edge between two elements
+# at most one edge between two elements
+_SIMPLE = (Conv, Identity, KeyScores, Matmul, QueryScores, ScoreOutputs, Separable)
 _BYTES_PER_EDGE = 64  # the pair as one key, what it is made from, and the copies that sorting makes
 
 

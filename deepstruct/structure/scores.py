@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 
+from deepstruct.errors import StructureError
 from deepstruct.structure.mask import Mask
 
 Join = Literal["sum", "or", "max", "min"]
@@ -246,5 +247,10 @@ JOINS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def natural_join(values: torch.Tensor) -> Join:
-    """How carriers of this dtype combine unless the caller says otherwise: truth by "or", numbers by "sum"."""
+    """How carriers of this dtype combine unless the caller says otherwise: truth by "or", numbers by "sum".
+
+    Raises StructureError for int32, which lengths of paths are: the longest combine by "max", the shortest by "min".
+    """
+    if values.dtype == torch.int32:
+        raise StructureError('whole numbers of 32 bits are lengths of paths: say join="max" or join="min" for scores')
     return "or" if values.dtype == torch.bool else "sum"

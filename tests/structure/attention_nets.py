@@ -26,7 +26,8 @@ class Attend(nn.Module):
 
     def __init__(
         self, width: int = 6, heads: int = 2, groups: int | None = None, *, fused: bool = True, causal: bool = False,
-        mask: torch.Tensor | None = None, how: str = "fill", bias: torch.Tensor | None = None, values: int | None = None,
+        mask: torch.Tensor | None = None, how: str = "fill", bias: torch.Tensor | None = None,
+        values: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.heads, self.groups, self.fused, self.causal, self.how = heads, groups or heads, fused, causal, how

@@ -10,7 +10,6 @@ from deepstruct.structure.builder import Builder
 from deepstruct.structure.node import Arg, Node
 from deepstruct.structure.rules.base import RuleSet
 from deepstruct.structure.rules.pointwise import RANDOM
-from deepstruct.structure.signal import Signal
 
 rules = RuleSet()
 
@@ -41,11 +40,11 @@ def attention(b: Builder, node: Node) -> Any:
         keep = _split(keep, heads)
         if torch.broadcast_shapes(keep.shape[:-2], lead) != lead:
             return NotImplemented
-    sides = [
+    q, k, v = (
         None if side.signal is None else side.signal.mapped(lambda t: _spread(_split(t, heads), lead))
         for side in (query, key, value)
-    ]
-    out = b.attention(*sides, keep, (rows, columns, features), name="" if b.where[0] else _op_name(query))
+    )
+    out = b.attention(q, k, v, keep, (rows, columns, features), name="" if b.where[0] else _op_name(query))
     if out is None:
         return NotImplemented
     if dropout:
