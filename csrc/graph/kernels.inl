@@ -195,25 +195,29 @@ struct Length {
 
 // ---- writing -------------------------------------------------------------------------------------------------
 
+// What is read in a loop that stores bytes is copied first: a byte may be a part of anything.
 template <typename S>
 INLINE void emit(const Rows& j, int64_t row, const typename S::T* buffer) {
   typedef typename S::T T;
+  const Segment* const segments = j.segments;
+  const int64_t count = j.segment_count, step = j.step, prime = j.prime;
+  const bool join = j.join;
   for (int64_t f = j.fan[row]; f < j.fan[row + 1]; ++f) {
     T* plane = static_cast<T*>(j.target) + j.base[j.channel[f]];
-    for (int64_t s = 0; s < j.segment_count; ++s) {
-      const T* from = buffer + j.segments[s].from;
-      T* to = plane + j.segments[s].to;
-      const int64_t n = j.segments[s].length;
-      if (j.step == 1) {
-        if (j.join)
-          for (int64_t i = 0; i < n; ++i) to[i] = S::join(to[i], from[i], j.prime);
+    for (int64_t s = 0; s < count; ++s) {
+      const T* from = buffer + segments[s].from;
+      T* to = plane + segments[s].to;
+      const int64_t n = segments[s].length;
+      if (step == 1) {
+        if (join)
+          for (int64_t i = 0; i < n; ++i) to[i] = S::join(to[i], from[i], prime);
         else
           for (int64_t i = 0; i < n; ++i) to[i] = from[i];
       } else {
-        if (j.join)
-          for (int64_t i = 0; i < n; ++i) to[i * j.step] = S::join(to[i * j.step], from[i], j.prime);
+        if (join)
+          for (int64_t i = 0; i < n; ++i) to[i * step] = S::join(to[i * step], from[i], prime);
         else
-          for (int64_t i = 0; i < n; ++i) to[i * j.step] = from[i];
+          for (int64_t i = 0; i < n; ++i) to[i * step] = from[i];
       }
     }
   }
@@ -311,18 +315,20 @@ INLINE void line_of(const Line& j) {
   typedef typename S::T T;
   T* to = static_cast<T*>(j.target);
   const T* from = static_cast<const T*>(j.source);
-  const int64_t a = Unit ? 1 : j.target_step, b = Unit ? 1 : j.source_step;
-  if (j.kept == nullptr) {
-    const bool last = j.last;
-    for (int64_t i = 0; i < j.length; ++i) {
-      const T value = S::finish(from[i * b], last, j.prime);
-      to[i * a] = Join ? S::join(to[i * a], value, j.prime) : value;
+  const uint8_t* const kept = j.kept;
+  const int64_t a = Unit ? 1 : j.target_step, b = Unit ? 1 : j.source_step, c = j.kept_step;
+  const int64_t n = j.length, prime = j.prime;
+  const bool last = j.last;
+  if (kept == nullptr || !last) {
+    for (int64_t i = 0; i < n; ++i) {
+      const T value = S::finish(from[i * b], last, prime);
+      to[i * a] = Join ? S::join(to[i * a], value, prime) : value;
     }
     return;
   }
-  for (int64_t i = 0; i < j.length; ++i) {
-    const T value = S::finish(from[i * b], j.last && j.kept[i * j.kept_step], j.prime);
-    to[i * a] = Join ? S::join(to[i * a], value, j.prime) : value;
+  for (int64_t i = 0; i < n; ++i) {
+    const T value = S::finish(from[i * b], kept[i * c], prime);
+    to[i * a] = Join ? S::join(to[i * a], value, prime) : value;
   }
 }
 
@@ -349,12 +355,13 @@ void reduce(const Line& j) {
       for (int u = 0; u < 4; ++u) sum[u] = S::add(sum[u], from[(i + u) * step]);
     for (; i < j.length; ++i) sum[0] = S::add(sum[0], from[i * step]);
     *to = S::add(S::add(sum[0], sum[1]), S::add(sum[2], sum[3]));
-  } else if (j.source_step == 1 && j.target_step == 1) {
-    for (int64_t i = 0; i < j.length; ++i) to[i] = S::add(to[i], from[i]);
-  } else {
-    for (int64_t i = 0; i < j.length; ++i)
-      to[i * j.target_step] = S::add(to[i * j.target_step], from[i * j.source_step]);
+    return;
   }
+  const int64_t n = j.length, a = j.target_step, b = j.source_step;
+  if (a == 1 && b == 1)
+    for (int64_t i = 0; i < n; ++i) to[i] = S::add(to[i], from[i]);
+  else
+    for (int64_t i = 0; i < n; ++i) to[i * a] = S::add(to[i * a], from[i * b]);
 }
 
 // ---- the table -----------------------------------------------------------------------------------------------

@@ -20,21 +20,17 @@ void each(const uint8_t* alive, const WeightLayout& w, Visit visit) {
   const int64_t width = w.second * w.taps;
   for (int64_t a = 0; a < w.first; ++a) {
     const uint8_t* row = alive ? alive + a * width : nullptr;
-    int64_t b = 0, t = 0;
-    for (int64_t i = 0; i < width;) {
-      if (row && i + 8 <= width) {
-        uint64_t eight;
-        std::memcpy(&eight, row + i, 8);
-        if (eight == 0) {
-          i += 8, t += 8;
-          while (t >= w.taps) t -= w.taps, ++b;
-          continue;
-        }
-      }
-      if (!row || row[i]) visit(a, b, t);
-      ++i;
-      if (++t == w.taps) t = 0, ++b;
+    int64_t i = 0;
+    // Eight at a time: most are nothing.
+    for (; row && i + 8 <= width; i += 8) {
+      uint64_t eight;
+      std::memcpy(&eight, row + i, 8);
+      if (eight == 0) continue;
+      for (int64_t at = i; at < i + 8; ++at)
+        if (row[at]) visit(a, at / w.taps, at % w.taps);
     }
+    for (; i < width; ++i)
+      if (!row || row[i]) visit(a, i / w.taps, i % w.taps);
   }
 }
 

@@ -1,13 +1,15 @@
-"""Betweenness: how many shortest directed paths pass through a node."""
+"""Betweenness, how many shortest directed paths pass through a node; and PageRank."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from deepstruct.errors import MetricError
 from deepstruct.metrics.table import all_pairs, on_both
 
 if TYPE_CHECKING:
@@ -55,7 +57,43 @@ def betweenness_max_networkx(view: NetworkxView) -> float:
     return max(betweenness_networkx(view).tolist())
 
 
+PAGERANK = (
+    "PageRank along the edges, damping 0.85 (setting 'pagerank_damping'), uniform teleportation, nodes without "
+    "out-edges hand their rank to all nodes alike; sums to 1; parallel edges count as often as they occur"
+)
+
+
+def damping(settings: Mapping[str, Any]) -> float:
+    """The setting. Raises MetricError outside [0, 1)."""
+    value = float(settings.get("pagerank_damping", 0.85))
+    if not 0 <= value < 1:
+        raise MetricError(f"the setting 'pagerank_damping' is {value:g}: give a number from 0 to below 1")
+    return value
+
+
+def pagerank_igraph(view: IgraphView) -> npt.NDArray[np.float64]:
+    view.need_nodes()
+    return np.asarray(view.multigraph.pagerank(damping=damping(view.context.settings)), np.float64)
+
+
+def pagerank_networkx(view: NetworkxView) -> npt.NDArray[np.float64]:
+    import networkx as nx
+
+    view.need_nodes()
+    table = nx.pagerank(view.multigraph, damping(view.context.settings), weight=None, tol=1e-15, max_iter=10_000)
+    return np.array([table[node] for node in range(view.num_nodes)], np.float64)
+
+
 METRICS = [
+    *on_both(
+        "pagerank",
+        f"{PAGERANK}. Exact, by one pass, on an acyclic graph at the operator analyzer.",
+        source="Brin & Page 1998; networkx.pagerank",
+        scope="node",
+        default=False,
+        igraph=pagerank_igraph,
+        networkx=pagerank_networkx,
+    ),
     *on_both(
         "betweenness",
         f"Betweenness: {DEFINITION}.",

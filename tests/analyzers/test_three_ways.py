@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from deepstruct.analyzers.igraph import IgraphAnalyzer
 from deepstruct.analyzers.networkx import NetworkxAnalyzer
-from deepstruct.analyzers.operator.panel import METRICS as OPERATOR
+from deepstruct.analyzers.operator import cores, distribution, flow, panel, reach
 from deepstruct.analyzers.operator.view import OperatorAnalyzer
 from deepstruct.analyzers.select import analyze_graph
 from deepstruct.metrics.explicit import METRICS as EXPLICIT
 from deepstruct.structure.graph import StructureGraph
 
-SHARED = sorted({m.name for m in OPERATOR} & {m.name for m in EXPLICIT})
+OPERATOR = [metric for family in (panel, distribution, flow, cores, reach) for metric in family.METRICS]
+# through operators only where no edges are parallel, and left to the others elsewhere
+LEFT = {"assortativity"}
+SHARED = sorted(({m.name for m in OPERATOR} & {m.name for m in EXPLICIT}) - LEFT)
 REGISTRY: Any = SimpleNamespace(
     analyzers=[OperatorAnalyzer(), IgraphAnalyzer(), NetworkxAnalyzer()],
     metrics=[*OPERATOR, *EXPLICIT],

@@ -8,6 +8,8 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
+import torch
+from torch import nn
 
 import deepstruct
 from tests.random_nets import random_net
@@ -21,6 +23,30 @@ def net(seed: int) -> Any:
         if graph.num_edges <= 3000:
             return graph
         seed += 1000
+
+
+class Small(nn.Module):
+    """A few hundred edges: a pruned convolution with a skip, pooling and a linear head, and one dead channel."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.pool, self.head = nn.MaxPool2d(2), nn.Linear(8, 3)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for layer in (self.first, self.second, self.head):
+                layer.weight.mul_(torch.rand(layer.weight.shape, generator=generator) < 0.5)
+            self.second.weight[seed % 2] = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.first(x))
+        return self.head(self.pool(h + self.second(h)).flatten(1))
+
+
+@lru_cache(maxsize=4)
+def small(seed: int) -> Any:
+    """The zeroth-order graph of a small net."""
+    return deepstruct.extract(Small(seed).eval(), torch.randn(1, 1, 4, 4))
 
 
 def neighbors(graph: Any) -> tuple[Any, list[list[tuple[int, float]]], list[int]]:

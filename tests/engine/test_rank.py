@@ -9,7 +9,10 @@ import torch
 
 import deepstruct
 from deepstruct.analyzers.operator import rank
+from deepstruct.analyzers.select import analyze_graph
 from deepstruct.errors import MetricError
+from deepstruct.metrics.base import AnalysisContext
+from deepstruct.plugin.current import get_host
 from deepstruct.structure.graph import StructureGraph
 from tests.engine.spectra import dense, measure, small_graphs
 
@@ -106,3 +109,20 @@ def test_refusals():
         layer.weight.zero_()
     with pytest.raises(MetricError, match="no edges"):
         measure(deepstruct.extract(layer, torch.randn(1, 2)), rank, "hub")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pagerank_of_three_analyzers(seed):
+    rng = np.random.default_rng(seed)
+    multi = nx.MultiDiGraph()
+    multi.add_nodes_from(range(10))
+    multi.add_edges_from(rng.integers(0, 10, (18, 2)).tolist())
+    graph = StructureGraph.from_networkx(multi)
+    context = AnalysisContext(settings={"pagerank_damping": 0.7, "tolerance": 1e-10})
+    registry = get_host().registry()
+    operator, igraph, networkx = (
+        analyze_graph(graph, ["pagerank"], name, context, registry=registry)[0][0].value
+        for name in ("operator", "igraph", "networkx")
+    )
+    assert np.allclose(operator, igraph, rtol=1e-9, atol=1e-10)
+    assert np.allclose(operator, networkx, rtol=1e-9, atol=1e-10)

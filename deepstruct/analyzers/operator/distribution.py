@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from deepstruct.analyzers.operator.layers import _space_of
+from deepstruct.analyzers.operator.memo import once
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import passes
 from deepstruct.engine.adjacency import adjacency_action, ones_on_nodes
@@ -58,8 +59,16 @@ def _moment(vector: str, power: int) -> Callable[[OperatorView], float]:
 # -- degrees across edges
 
 
-def _directed_slots(view: OperatorView) -> dict[str, torch.Tensor]:
-    return {"in": passes.in_degree(view.graph), "out": passes.out_degree(view.graph)}
+def _slots(view: OperatorView) -> dict[str, torch.Tensor]:
+    """In- and out-degree per slot."""
+    return once(view, "degrees", lambda: {"in": passes.in_degree(view.graph), "out": passes.out_degree(view.graph)})
+
+
+def _across(view: OperatorView, which: str) -> torch.Tensor:
+    """Per slot the sum of a degree over the heads of the out-edges: A y."""
+    return once(
+        view, f"degrees ahead {which}", lambda: adjacency_action(view.graph, _slots(view)[which], transpose=True)
+    )
 
 
 def _pearson(m: int, sums: tuple[float, float], squares: tuple[float, float], product: float) -> float:
@@ -74,14 +83,13 @@ def _directed(first: str, second: str) -> Callable[[OperatorView], float]:
 
     def compute(view: OperatorView) -> float:
         nodes = {"in": view.in_degree, "out": view.out_degree}
-        slots = _directed_slots(view)
         x, y = nodes[first], nodes[second]
         # a node is the tail of as many edges as its out-degree says, and the head of as many as its in-degree
         tails, heads = nodes["out"], nodes["in"]
         assortativity.need_varied(x[tails > 0], y[heads > 0])
         sums = (_weighted(tails, x), _weighted(heads, y))
         squares = (_weighted(tails, x, x), _weighted(heads, y, y))
-        product = view.dot(slots[first], adjacency_action(view.graph, slots[second], transpose=True))
+        product = view.dot(_slots(view)[first], _across(view, second))
         return _pearson(view.graph.num_edges, sums, squares, product)
 
     return compute
@@ -99,10 +107,9 @@ def _undirected(view: OperatorView) -> float:
     ends = _degree(view)
     ends = ends[ends > 0]
     assortativity.need_varied(ends, ends)
-    slots = sum(_directed_slots(view).values())
-    assert isinstance(slots, torch.Tensor)
+    both = _slots(view)["in"] + _slots(view)["out"]
     total, square = _weighted(ends, ends), _weighted(ends, ends, ends)
-    product = 2 * view.dot(slots, adjacency_action(view.graph, slots, transpose=True))
+    product = 2 * view.dot(both, _across(view, "in") + _across(view, "out"))
     return _pearson(2 * view.graph.num_edges, (total, total), (square, square), product)
 
 

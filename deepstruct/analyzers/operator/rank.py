@@ -11,6 +11,7 @@ from deepstruct.engine.adjacency import ones_on_nodes, symmetric_action
 from deepstruct.engine.lanczos import extreme
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import Measured, Metric
+from deepstruct.metrics.centrality import PAGERANK, damping
 
 
 def _katz(view: OperatorView) -> Measured:
@@ -43,14 +44,12 @@ def _pagerank(view: OperatorView) -> Measured:
     view.need_nodes()
     view.need_explicit_units("pagerank")
     run = iteration(view)
-    damping = float(view.context.settings.get("pagerank_damping", 0.85))
-    if not 0 <= damping < 1:
-        raise MetricError(f"the setting 'pagerank_damping' is {damping:g}: give a number from 0 to below 1")
+    share = damping(view.context.settings)
     degree = passes.out_degree(view.graph)
-    found = rank.pagerank(view.graph, degree, damping, steps=run.steps, tolerance=run.tight)
+    found = rank.pagerank(view.graph, degree, share, steps=run.steps, tolerance=run.tight)
     return Measured(
         view.nodes(found.slots), exact=found.exact, residual=found.residual, converged=found.converged,
-        note=f"damping {damping:g}",
+        note=f"damping {share:g}",
     )  # fmt: skip
 
 
@@ -93,8 +92,7 @@ METRICS: list[Metric] = [
     ),
     _node(
         "pagerank", _pagerank,
-        "PageRank along the edges, damping 0.85 (setting 'pagerank_damping'), uniform teleportation, nodes without "
-        f"out-edges hand their rank to all nodes alike; sums to 1; {_MULTI}. One exact pass on an acyclic graph.",
+        f"{PAGERANK}. Exact, by one pass, on an acyclic graph at the operator analyzer.",
         "Brin & Page 1998; networkx.pagerank", exact=True,
     ),
     _node(
