@@ -5,9 +5,9 @@
     python benchmarks/bench_scaling.py --draw                the table and the picture of the last run again
 
 Each measurement runs in a process of its own, peers in turn, within limits of seconds and memory; a contestant
-that passes a limit takes no part at larger sizes of that series. Times are processor seconds on one thread,
-medians over the rounds. Memory is what the work adds to its process at its peak: the model, which all need, is
-not counted.
+that passes a limit, or would by far, as its times grow, takes no part at larger sizes of that series. Times are
+processor seconds on one thread, medians over the rounds. Memory is what the work adds to its process at its peak:
+the model, which all need, is not counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -41,31 +41,44 @@ Row = dict[str, Any]
 
 def series(
     family: str, sparsity: float, sizes: Iterable[int], contestants: Iterable[str], rounds: int,
-    measure: Callable[[str, Net], Row], quick: float, memory_limit: int,
-) -> list[Row]:  # fmt: skip
+    measure: Callable[[str, Net], Row], quick: float, limits: measuring.Limits,
+) -> Iterator[Row]:  # fmt: skip
     """All points of one family and sparsity. Only what took less than `quick` seconds is measured again."""
     running = list(contestants)
-    rows: list[Row] = []
+    took: dict[str, list[float]] = {contestant: [] for contestant in running}
     for size in sizes:
         net = Net(family, size, sparsity)
         weights = 4 * num_weights(net)
-        if weights > memory_limit // 2:  # the rest is for what is measured
+        if weights > limits.memory // 2:  # the rest is for what is measured
             reason = f"not tried: the weights alone take {weights / 2**30:.1f} GiB"
-            rows += [{**net._asdict(), "contestant": c, "status": "memory", "reason": reason} for c in running]
-            break
+            yield from ({**net._asdict(), "contestant": c, "status": "memory", "reason": reason} for c in running)
+            return
+        for contestant in list(running):
+            expected = extrapolated(took[contestant])
+            if expected > 1.5 * limits.seconds:
+                reason = f"not tried: about {expected:.0f} s"
+                yield {**net._asdict(), "contestant": contestant, "status": "seconds", "reason": reason}
+                running.remove(contestant)
         runs: dict[str, list[Row]] = {contestant: [] for contestant in running}
         for _ in range(rounds):
             for contestant, done in runs.items():
                 if not done or (done[-1]["status"] == "ok" and done[-1]["seconds"] < quick):
                     done.append(measure(contestant, net))
-        here = [{**net._asdict(), "contestant": c, **combined(done)} for c, done in runs.items()]
-        for row in here:
-            print("  " + line(row), file=sys.stderr, flush=True)
-        rows += here
-        running = [row["contestant"] for row in here if row["status"] == "ok"]
+        for contestant, done in runs.items():
+            row = {**net._asdict(), "contestant": contestant, **combined(done)}
+            took[contestant].append(row.get("seconds", 0.0))
+            if row["status"] != "ok":
+                running.remove(contestant)
+            yield row
         if not running:
-            break
-    return rows
+            return
+
+
+def extrapolated(times: Sequence[float]) -> float:
+    """Seconds at the next size, were they to grow as they last did; 0 where that cannot be told."""
+    if len(times) < 2 or times[-1] < 1.0:  # below a second, what does not grow hides what does
+        return 0.0
+    return times[-1] ** 2 / times[-2]
 
 
 def combined(runs: list[Row]) -> Row:
@@ -171,10 +184,12 @@ def main() -> None:
 
             for family in options.families.split(","):
                 for sparsity in map(float, options.sparsity.split(",")):
-                    rows += series(
-                        family, sparsity, sizes, contestants, options.rounds, measure, options.quick, limits.memory
-                    )
-                    save(options.output, rows, limits)
+                    for row in series(
+                        family, sparsity, sizes, contestants, options.rounds, measure, options.quick, limits
+                    ):
+                        print("  " + line(row), file=sys.stderr, flush=True)
+                        rows.append(row)
+                        save(options.output, rows, limits)
     saved = json.loads(options.output.read_text())
     pictures.scaling(saved["rows"], LABELS, options.output.with_suffix(""))
     print(table(saved["rows"]))

@@ -5,6 +5,7 @@ Usage: python benchmarks/graph/bench_kernels.py [--rounds 5] [--threads 1] [--on
 Each line is one layer, density and semiring: milliseconds forward and transposed, nanoseconds per edge (entries of
 the weights times positions), gigabytes a second (edges times the bytes of a value), and how much longer torch takes.
 All times are medians of rounds that take turns, on whole operands: packing and writing included, compiling not.
+They are the CPU time of this process, or wall time with several threads.
 """
 
 from __future__ import annotations
@@ -82,16 +83,17 @@ def values(semiring: Semiring, shape: tuple[int, ...]) -> torch.Tensor:
 
 def timed(rounds: int, *calls: Callable[[], object]) -> list[float]:
     """Median seconds of each call; they take turns, and each round runs a call for 20 ms at least."""
+    clock = time.process_time if native.threads() == 1 else time.perf_counter
     times: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
     for _ in range(rounds):
         for call, into in zip(calls, times, strict=True):
-            start, count = time.perf_counter(), 0
-            while count == 0 or time.perf_counter() - start < 0.02:
+            start, count = clock(), 0
+            while count == 0 or clock() - start < 0.02:
                 call()
                 count += 1
-            into.append((time.perf_counter() - start) / count)
+            into.append((clock() - start) / count)
     return [statistics.median(part) for part in times]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ import numpy.typing as npt
 from deepstruct.analyzers.passes import (
     Adjacency,
     DagSweep,
-    adjacency,
     breadth_first,
     topological_levels,
 )
@@ -21,13 +19,13 @@ from deepstruct.analyzers.view import ExplicitView, Ints
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import AnalysisContext, Analyzer
 from deepstruct.plugin.markers import hookimpl
+from deepstruct.structure.export import column_pairs, igraph_of
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
 
-BYTES_PER_EDGE = 160  # measured peak of the standard panel: two simple igraphs, rows both ways, sweep order
+BYTES_PER_EDGE = 140  # measured peak of the standard panel: two simple igraphs, pairs, rows both ways, sweep order
 BYTES_PER_NODE = 400
-_CHUNK = 1 << 16
 
 
 class IgraphView(ExplicitView):
@@ -39,8 +37,8 @@ class IgraphView(ExplicitView):
 
         Attribute "weight" holds the weights, NaN on structural edges.
         """
-        graph = self._build(self.edges.source, self.edges.target, directed=True)
-        graph.es["weight"] = self.edges.weight
+        graph = igraph_of(self.csr)
+        graph.es["weight"] = self.edges.weight.tolist()
         return graph
 
     @cached_property
@@ -56,24 +54,24 @@ class IgraphView(ExplicitView):
     def _build(self, source: Ints, target: Ints, directed: bool) -> Any:
         import igraph
 
-        # igraph takes pairs of plain integers about twice as fast as it takes arrays
-        return igraph.Graph(n=self.num_nodes, edges=_pairs(source, target), directed=directed)
+        return igraph.Graph(n=self.num_nodes, edges=column_pairs(source, target), directed=directed)
 
     @cached_property
     def out_rows(self) -> Adjacency:
-        return adjacency(self.num_nodes, self.edges.source, self.edges.target)
+        return Adjacency(self.csr.indptr, self.csr.indices)
 
     @cached_property
     def in_rows(self) -> Adjacency:
-        return adjacency(self.num_nodes, self.edges.target, self.edges.source)
+        rows = self.csr.transposed()
+        return Adjacency(rows.indptr, rows.indices)
 
     @cached_property
     def in_degree(self) -> Ints:
-        return np.bincount(self.edges.target, minlength=self.num_nodes)
+        return np.bincount(self.csr.indices, minlength=self.num_nodes)
 
     @cached_property
     def out_degree(self) -> Ints:
-        return np.bincount(self.edges.source, minlength=self.num_nodes)
+        return self.csr.out_degree
 
     @cached_property
     def from_inputs(self) -> Ints:
@@ -91,7 +89,7 @@ class IgraphView(ExplicitView):
         level = topological_levels(self.out_rows)
         if level is None:
             raise MetricError("the graph has a cycle: paths from inputs to outputs are not finitely many")
-        return DagSweep(self.edges.source, self.edges.target, level)
+        return DagSweep(self.in_rows, level)
 
     @cached_property
     def sweep_back(self) -> DagSweep:
@@ -99,7 +97,7 @@ class IgraphView(ExplicitView):
         level = topological_levels(self.in_rows)
         if level is None:
             raise MetricError("the graph has a cycle: paths from inputs to outputs are not finitely many")
-        return DagSweep(self.edges.target, self.edges.source, level)
+        return DagSweep(self.out_rows, level)
 
     @cached_property
     def longest_from_inputs(self) -> npt.NDArray[np.float64]:
@@ -129,13 +127,6 @@ class IgraphAnalyzer:
         """The view. Raises CapacityError when the edge list does not fit `context.max_memory`."""
         limit = float(context.settings.get("max_operations", self.max_operations))
         return IgraphView(graph, context, limit, self.estimate(graph))
-
-
-def _pairs(source: Ints, target: Ints) -> Iterator[tuple[int, int]]:
-    for begin in range(0, len(source), _CHUNK):
-        yield from zip(
-            source[begin : begin + _CHUNK].tolist(), target[begin : begin + _CHUNK].tolist(), strict=True
-        )
 
 
 @hookimpl

@@ -76,13 +76,14 @@ def topological_levels(rows: Adjacency) -> Ints | None:
 class DagSweep:
     """The edges of a DAG grouped by level and target, so that one pass is a few array operations."""
 
-    def __init__(self, source: Ints, target: Ints, level: Ints) -> None:
-        order = np.lexsort((target, level[target]))
-        self.source, sorted_target = source[order], target[order]
-        is_first = np.ones(len(order), bool)
-        is_first[1:] = sorted_target[1:] != sorted_target[:-1]
-        self._first = np.flatnonzero(is_first)
-        self._target = sorted_target[self._first]
+    def __init__(self, in_rows: Adjacency, level: Ints) -> None:
+        """`in_rows` are the sources of each node's in-edges, `level` its longest distance from where paths start."""
+        counts = np.diff(in_rows.start)
+        order = np.argsort(level, kind="stable")
+        self._target = order[counts[order] > 0]
+        self.source = in_rows.neighbors(self._target)
+        counts = counts[self._target]
+        self._first = np.cumsum(counts) - counts
         top = int(level.max(initial=0))
         self._bounds = np.searchsorted(level[self._target], np.arange(1, top + 2))
 

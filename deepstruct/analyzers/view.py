@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from deepstruct.errors import CapacityError, MetricError
 from deepstruct.metrics.base import AnalysisContext
+from deepstruct.structure.csr import ExplicitCsr
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import EdgeList, StructureGraph
@@ -43,7 +44,17 @@ class ExplicitView:
     @property
     def num_edges(self) -> int:
         """Edges, parallel ones counted."""
-        return len(self.edges.source)
+        return self.csr.num_edges
+
+    @cached_property
+    def csr(self) -> ExplicitCsr:
+        """The edges as compressed rows, sorted by source and target; without weights where the list came as columns."""
+        rows: ExplicitCsr | None = getattr(self.edges, "csr", None)
+        if rows is not None:
+            return rows
+        start = np.zeros(self.num_nodes + 1, np.int64)
+        np.cumsum(np.bincount(self.edges.source, minlength=self.num_nodes), out=start[1:])
+        return ExplicitCsr(self.num_nodes, start, self.edges.target.astype(np.int32))
 
     @cached_property
     def inputs(self) -> Ints:
@@ -69,13 +80,18 @@ class ExplicitView:
     @cached_property
     def directed_pairs(self) -> tuple[Ints, Ints]:
         """Distinct pairs (source, target) without self-loops, sorted."""
-        keep = self.edges.source != self.edges.target
-        return _distinct(self.edges.source[keep], self.edges.target[keep], self.num_nodes)
+        source, target = self.edges.source, self.edges.target
+        keep = source != target
+        # parallel edges are neighbors in the sorted list
+        keep[1:] &= (source[1:] != source[:-1]) | (target[1:] != target[:-1])
+        return (source, target) if bool(keep.all()) else (source[keep], target[keep])
 
     @cached_property
     def undirected_pairs(self) -> tuple[Ints, Ints]:
         """Distinct pairs (lower, higher) of joined nodes, direction dropped, no self-loops, sorted."""
         source, target = self.directed_pairs
+        if bool((source < target).all()):
+            return source, target
         return _distinct(np.minimum(source, target), np.maximum(source, target), self.num_nodes)
 
     @cached_property

@@ -27,7 +27,9 @@ def keep_words(graph: StructureGraph, removed: Removals) -> torch.Tensor:
     graph.need_units("the removal of nodes")
     nodes = np.full(graph.num_nodes, EVERY, np.int64)
     for bit, ids in enumerate(removed):
-        nodes[ids] &= ~np.int64(np.uint64(1 << bit).view(np.int64))
+        gone = np.zeros(graph.num_nodes, bool)  # a byte per node: ids in any order stay in the cache
+        gone[ids] = True
+        nodes[gone] &= ~np.int64(np.uint64(1 << bit).view(np.int64))
     keep = torch.full((graph.num_slots,), EVERY, dtype=torch.int64)
     keep[graph.is_node] = torch.from_numpy(nodes)
     return keep if graph.parent is None else keep[graph.parent]

@@ -45,7 +45,7 @@ class Plan:
             order = np.random.default_rng((self.seed, repeat)).permutation(ids)
             if score is not None:
                 order = order[np.argsort(-score[order].astype(np.float64), kind="stable")]
-            out += [np.sort(order[: round(fraction * len(ids))]) for fraction in self.fractions]
+            out += [order[: round(fraction * len(ids))] for fraction in self.fractions]
         return out
 
     def area(self, left: list[int], whole: int) -> Measured:

@@ -14,7 +14,7 @@ from deepstruct import _native
 from deepstruct.errors import CapacityError, InputError
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity
-from deepstruct.structure.windows import Window, listed, pieces
+from deepstruct.structure.windows import Window, known, listed, pieces
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
@@ -24,7 +24,7 @@ MAX_NODES = 2**31 - 1
 _CODES: dict[Weights, str] = {"float32": "f32", "float64": "f64", "index": "i64"}
 _DTYPES: dict[Weights, Any] = {"float32": np.float32, "float64": np.float64, "index": np.int64}
 _BYTES_PER_SLOT = 40  # node ids of all slots and of the elements of one operator, on both sides
-_SCRATCH = 64 << 20  # masks and tables of one slice of one operator
+_PIECE = 1 << 22  # edges that an operator of a plugin lists at once
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,12 @@ def csr_bytes(graph: StructureGraph, weights: Weights | None = None) -> int:
     width = 4 + (0 if weights is None else np.dtype(_DTYPES[weights]).itemsize)
     if _native.load() is None:  # keys, values and the order that sorts them
         width = 28 if weights is None else 72
-    return width * graph.num_edges + 8 * graph.num_nodes + _BYTES_PER_SLOT * graph.num_slots + _SCRATCH
+    masks = sum(op.weight.tensor.numel() for op in graph.operators if op.weight is not None) // 8
+    most = max((n for n, op in zip(graph.operator_edges, graph.operators, strict=True) if not known(op)), default=0)
+    return (
+        width * graph.num_edges + 8 * graph.num_nodes + _BYTES_PER_SLOT * graph.num_slots
+        + masks + 40 * min(most, _PIECE) + (1 << 16)
+    )  # fmt: skip
 
 
 def weights_wanted(weights: bool | str) -> Weights | None:

@@ -121,6 +121,11 @@ def edge_pairs(csr: ExplicitCsr) -> Iterator[tuple[int, int]]:
     return zip(sources, _numbers(csr.indices), strict=True)
 
 
+def column_pairs(source: np.ndarray, target: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The same of two columns."""
+    return zip(_numbers(source), _numbers(target), strict=True)
+
+
 def _numbers(array: np.ndarray) -> Iterator[Any]:
     """The elements of an array as plain numbers, a few at a time."""
     return chain.from_iterable(array[begin : begin + _CHUNK].tolist() for begin in range(0, len(array), _CHUNK))

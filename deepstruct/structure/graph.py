@@ -59,7 +59,7 @@ class StructureGraph:
     providers: Mapping[str, str] = field(default_factory=dict)
     origin: StructureGraph | None = None
     context: Any = field(default=None, repr=False)  # the trace and settings, for the orders above
-    num_self_loops: int = 0  # nodes of a quotient that have edges within themselves (not drawn)
+    num_self_loops: int = 0  # nodes of a quotient within which edges of zeroth order run (not drawn)
     outputs: Sequence[tuple[str, Operand]] = ()
     self_loops: torch.Tensor | None = None
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
+from deepstruct.errors import DeepstructError
 from deepstruct.structure.operators import WeightRef
 from deepstruct.structure.signal import Signal, constant
 from deepstruct.trace.opgraph import Call, Op, Ref, Value
@@ -36,6 +37,7 @@ class Values:
         self.stored = self._stored()
         self._cache: OrderedDict[int, torch.Tensor] = OrderedDict()
         self._cached_bytes = 0
+        self._twins: dict[int, torch.Tensor] = {}
 
     def _levels(self) -> tuple[list[int], list[bool]]:
         graph = self.graph
@@ -89,9 +91,9 @@ class Values:
         """Whether real numbers are at hand: False for what hangs on meta or fake parameters."""
         value = self.graph.values[id]
         if value.data is not None:
-            return _is_real(value.data)
+            return has_values(value.data)
         return all(
-            _is_real(data) for leaf in self.leaves(id) if (data := self.graph.values[leaf].data) is not None
+            has_values(data) for leaf in self.leaves(id) if (data := self.graph.values[leaf].data) is not None
         )
 
     def leaves(self, id: int) -> frozenset[int]:
@@ -110,14 +112,41 @@ class Values:
                 stack.extend(refs((op.args, op.kwargs)))
         return frozenset(found)
 
+    def _without_values(self, id: int) -> torch.Tensor:
+        """A value whose weights have no values, on the meta device: where it is a view of them, so is this."""
+        value = self.graph.values[id]
+        feeds = {leaf: self._twin(leaf) for leaf in self.leaves(id)}
+        try:
+            made = self.graph.interpret([id], feeds)[id]
+        except DeepstructError:  # an op that needs numbers to know its shape: a tensor of its own, then
+            return torch.empty(value.shape, device="meta")
+        return made if made.is_meta else torch.empty(value.shape, device="meta")
+
+    def _twin(self, leaf: int) -> torch.Tensor:
+        """A meta tensor laid out like the data of a leaf, always the same one."""
+        found = self._twins.get(leaf)
+        if found is None:
+            value = self.graph.values[leaf]
+            shape, stride = value.shape, None
+            if value.data is not None and value.data.layout == torch.strided:
+                stride = value.data.stride()
+            found = (
+                torch.empty(shape, dtype=value.dtype, device="meta") if stride is None
+                else torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
+            )  # fmt: skip
+            self._twins[leaf] = found
+        return found
+
     def weight(self, id: int) -> WeightRef:
         """The stored weights behind a value; tied ones share their key."""
         leaves = self.leaves(id)
         parameters = frozenset(i for i in leaves if self.graph.values[i].kind == "parameter")
         if not self.known(id):
-            value = self.graph.values[id]
-            unknown = torch.empty(value.shape, device="meta")
-            return WeightRef(("meta", parameters, value.shape), unknown, bool(parameters))
+            tensor = self._without_values(id)
+            for leaf in parameters:
+                if tensor.untyped_storage()._cdata == self._twin(leaf).untyped_storage()._cdata:
+                    return WeightRef(("parameter", leaf), tensor)
+            return WeightRef(("meta", parameters, tensor.shape), tensor, bool(parameters))
         tensor = self.get(id)
         for leaf in parameters:
             data = self.graph.values[leaf].data
@@ -259,7 +288,8 @@ def _floating(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
 
 
-def _is_real(tensor: torch.Tensor) -> bool:
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has numbers: it is neither on the meta device nor a fake one."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))

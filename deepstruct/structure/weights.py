@@ -8,28 +8,41 @@ from typing import Any
 
 import torch
 
-from deepstruct.structure.operators import EdgeOperator, WeightRef, alive
+from deepstruct.structure.operators import Channels, EdgeOperator, WeightRef, alive
 
 
 class WeightUnion:
-    """The union of stored weights that several operators mark, by storage."""
+    """The union of stored weights that several operators mark, by storage.
+
+    Views that are marked as a whole are remembered as such: a boolean per weight is written down only where
+    parts of a storage are marked, or several views of it.
+    """
 
     def __init__(self) -> None:
         self._marks: dict[Any, torch.Tensor] = {}
+        self._whole: dict[Any, dict[Any, torch.Tensor]] = defaultdict(dict)
 
     def mark(self, ref: WeightRef, where: torch.Tensor) -> None:
         """Mark the stored weights where a boolean tensor of the weight's shape is true."""
-        tensor = ref.tensor
+        if ref.tensor.numel() == 0 or not bool(_once(where).any()):
+            return
+        if ref.key not in self._marks and bool(_once(where).all()):
+            self._whole[ref.key][_geometry(ref)] = ref.tensor
+            return
+        self._write(ref.key, ref.tensor, where)
+
+    def _write(self, key: Any, tensor: torch.Tensor, where: torch.Tensor) -> None:
+        """Mark weights one by one, after the views of the same storage that were marked as a whole."""
+        for view in self._whole.pop(key, {}).values():
+            self._write(key, view, torch.ones((), dtype=torch.bool).expand(view.shape))
         reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
         size = int(1 + tensor.storage_offset() + reach)
-        if tensor.numel() == 0:
-            return
-        marks = self._marks.get(ref.key)
+        marks = self._marks.get(key)
         if marks is None or marks.numel() < size:
             grown = torch.zeros(size, dtype=torch.bool)
             if marks is not None:
                 grown[: marks.numel()] = marks
-            self._marks[ref.key] = marks = grown
+            self._marks[key] = marks = grown
         view = marks.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         if 0 in tensor.stride():
             index = torch.arange(size).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
@@ -37,17 +50,39 @@ class WeightUnion:
         else:
             view |= where
 
+    def _spelled_out(self, key: Any) -> torch.Tensor | None:
+        """The marks of a storage, one for each weight."""
+        whole = next(iter(self._whole.get(key, {}).values()), None)
+        if whole is not None:
+            self._write(key, whole, torch.ones((), dtype=torch.bool).expand(whole.shape))
+        return self._marks.get(key)
+
     def marked(self, key: Any, size: int) -> torch.Tensor:
         """Boolean of shape (size,): which elements of a storage are marked."""
         marks = torch.zeros(size, dtype=torch.bool)
-        known = self._marks.get(key)
+        known = self._spelled_out(key)
         if known is not None:
             marks[: known.numel()] = known
         return marks
 
     def total(self) -> int:
         """How many stored weights are marked."""
-        return sum(int(torch.count_nonzero(m)) for m in self._marks.values())  # sum() is many times slower
+        count = 0
+        for key, views in list(self._whole.items()):
+            (view, *others) = views.values()
+            if others or 0 in view.stride():
+                self._spelled_out(key)
+            else:
+                count += view.numel()
+        return count + sum(int(torch.count_nonzero(m)) for m in self._marks.values())  # sum() is many times slower
+
+
+def _once(where: torch.Tensor) -> torch.Tensor:
+    """Broadcast axes cut to length 1."""
+    for axis, (n, step) in enumerate(zip(where.shape, where.stride(), strict=True)):
+        if n > 1 and step == 0:
+            where = where.narrow(axis, 0, 1)
+    return where
 
 
 def count_weights(operators: Iterable[EdgeOperator]) -> tuple[int, int]:
@@ -59,10 +94,13 @@ def count_weights(operators: Iterable[EdgeOperator]) -> tuple[int, int]:
 def weight_unions(operators: Iterable[EdgeOperator], wanted: Callable[[EdgeOperator], bool]) -> tuple[int, int]:
     """As `count_weights`, for the operators that are wanted."""
     uses: dict[Any, list[EdgeOperator]] = defaultdict(list)
-    for op in operators:
-        if op.weight is not None and op.weighted and wanted(op):
-            uses[op.weight.key].append(op)
     possible = present = 0
+    for op in operators:
+        if isinstance(op, Channels):  # of its own, and never seen as a matrix
+            if wanted(op):
+                possible, present = possible + op.inner * op.outer, present + op.count()
+        elif op.weight is not None and op.weighted and wanted(op):
+            uses[op.weight.key].append(op)
     for ops in uses.values():
         distinct = {_geometry(op.weight): op for op in ops if op.weight is not None}
         if len(distinct) == 1:
@@ -85,7 +123,7 @@ def weight_unions(operators: Iterable[EdgeOperator], wanted: Callable[[EdgeOpera
 def _live(op: EdgeOperator) -> torch.Tensor:
     assert op.weight is not None
     if op.weight.tensor.is_meta:
-        return torch.ones(op.weight.tensor.shape, dtype=torch.bool)
+        return torch.ones((), dtype=torch.bool).expand(op.weight.tensor.shape)
     return alive(op.weight.tensor, getattr(op, "threshold", 0.0))
 
 

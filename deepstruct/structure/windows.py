@@ -69,6 +69,12 @@ class List:
     target: slice = field(default_factory=_all)
 
 
+def known(op: EdgeOperator) -> bool:
+    """Whether the compiled builder writes the edges without a list of them."""
+    # exactly these classes: one of a plugin that derives from them may have other edges
+    return type(op) in (Conv, Matmul, Separable, Identity, Sparse)
+
+
 def pieces(op: EdgeOperator, numbers: str | None, first: int = 0) -> Iterator[Window | List]:
     """The edges of an operator, in as few pieces as its weights allow.
 
@@ -80,7 +86,6 @@ def pieces(op: EdgeOperator, numbers: str | None, first: int = 0) -> Iterator[Wi
         return
     carried = _Carried(op, numbers, first)
     small = max(op.source.numel, op.target.numel) < 2**31
-    # exactly these classes: one of a plugin that derives from them may have other edges
     if type(op) is Conv and small:
         yield _conv(op, carried)
     elif type(op) is Matmul and small:

@@ -63,7 +63,7 @@ def test_breadth_first_takes_seeds_twice_and_none() -> None:
 @pytest.mark.parametrize("kind", [np.int64, float, object])
 def test_sums_follow_every_edge(dag: Any, kind: Any) -> None:
     level = topological_levels(adjacency(*dag))
-    sums = DagSweep(dag[1], dag[2], level).sums(np.ones(dag[0], np.int64).astype(kind))
+    sums = DagSweep(adjacency(dag[0], dag[2], dag[1]), level).sums(np.ones(dag[0], np.int64).astype(kind))
     expected: dict[int, int] = {}
     graph = graph_of(dag)
     for node in nx.topological_sort(graph):

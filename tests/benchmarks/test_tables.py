@@ -10,13 +10,19 @@ import torch
 from torch import nn
 
 import deepstruct
-from benchmarks import bench_mlp, bench_panel, bench_scaling, floors, pictures
+from benchmarks import bench_mlp, bench_panel, bench_scaling, floors, measuring, pictures
 from benchmarks.nets import Net
+
+LIMITS = measuring.Limits(seconds=10.0, memory=8 << 30)
 
 
 def ok(contestant: str, size: int, seconds: float, **more: Any) -> dict[str, Any]:
     row = {"family": "mlp", "size": size, "sparsity": 0.0, "contestant": contestant, "status": "ok", "reason": ""}
     return {**row, "seconds": seconds, "wall": seconds, "growth": 2 << 20, "peak": 1 << 30, "edges": size + 7, **more}
+
+
+def points(*arguments: Any) -> list[dict[str, Any]]:
+    return list(bench_scaling.series(*arguments))
 
 
 def stopped(contestant: str, size: int) -> dict[str, Any]:
@@ -41,7 +47,7 @@ def test_who_stops_takes_no_further_part() -> None:
         slow = contestant == "networkx"
         return stopped(contestant, net.size) if slow and net.size > 1000 else ok(contestant, net.size, 4.0 * slow)
 
-    rows = bench_scaling.series("mlp", 0.0, [1000, 10_000, 10**5], ["extract", "networkx"], 2, measure, 3.0, 1 << 30)
+    rows = points("mlp", 0.0, [1000, 10_000, 10**5], ["extract", "networkx"], 2, measure, 3.0, LIMITS)
     assert asked == [
         ("extract", 1000), ("networkx", 1000), ("extract", 1000),  # a slow one is measured once
         ("extract", 10_000), ("networkx", 10_000), ("extract", 10_000),
@@ -50,8 +56,18 @@ def test_who_stops_takes_no_further_part() -> None:
     assert [row["status"] for row in rows] == ["ok", "ok", "ok", "seconds", "ok"]
 
 
+def test_what_would_pass_the_limit_by_far_is_not_tried() -> None:
+    def measure(contestant: str, net: Net) -> dict[str, Any]:
+        return ok(contestant, net.size, net.size / 5000)
+
+    rows = points("mlp", 0.0, [1000, 10_000, 10**5], ["igraph"], 1, measure, 1.0, LIMITS)
+    assert [row["reason"] for row in rows] == ["", "", "not tried: about 20 s"]
+    assert [row["status"] for row in rows] == ["ok", "ok", "seconds"]
+    assert bench_scaling.extrapolated([0.01, 0.5]) == bench_scaling.extrapolated([3.0]) == 0.0
+
+
 def test_too_many_weights_are_not_tried() -> None:
-    rows = bench_scaling.series("mlp", 0.9, [10**10], ["extract"], 1, lambda *_: pytest.fail("tried"), 1.0, 8 << 30)
+    rows = points("mlp", 0.9, [10**10], ["extract"], 1, lambda *_: pytest.fail("tried"), 1.0, LIMITS)
     assert [(row["status"], row["reason"]) for row in rows] == [
         ("memory", "not tried: the weights alone take 372.5 GiB")
     ]

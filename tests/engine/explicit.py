@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -14,12 +15,15 @@ from torch import nn
 import deepstruct
 from tests.random_nets import random_net
 
+# every attention score a unit with a slot of its own, where there is a choice
+UNITS = {"attention": "units"} if "attention" in inspect.signature(deepstruct.extract).parameters else {}
+
 
 @lru_cache(maxsize=4)
 def net(seed: int) -> Any:
     """The zeroth-order graph of a random net of at most 3000 edges: the next one by seed that is small enough."""
     while True:
-        graph = deepstruct.extract(*random_net(seed))
+        graph = deepstruct.extract(*random_net(seed), **UNITS)
         if graph.num_edges <= 3000:
             return graph
         seed += 1000

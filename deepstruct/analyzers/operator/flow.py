@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepstruct.analyzers.operator.memo import once
+from deepstruct.analyzers.operator.memo import need_units, once
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import entropy, flow, lengths
 from deepstruct.engine.semirings_extreme import HEAVIEST, LIGHTEST, STRONGEST, WEAKEST, WIDEST, Extreme
@@ -43,7 +43,7 @@ def _own(name: str, compute: Callable[[OperatorView], Any], definition: str, **o
 
 def _shares(view: OperatorView, mode: WeightMode) -> torch.Tensor:
     view.need_dag()
-    view.need_explicit_units("path_centrality")
+    need_units(view, "path_centrality")
     return once(view, f"path shares {mode}", lambda: flow.path_shares(view.graph, mode))
 
 
@@ -65,7 +65,7 @@ def _layer_shares(view: OperatorView) -> dict[str, float]:
 
 def _choice(view: OperatorView) -> np.ndarray:
     view.need_dag()
-    view.need_explicit_units("path_entropy")
+    need_units(view, "path_entropy")
     return view.nodes(entropy.choice_entropy(view.graph))
 
 
@@ -85,12 +85,12 @@ def _moment(which: int) -> Callable[[OperatorView], float]:
 
 
 def _length_shares(view: OperatorView) -> str:
-    view.need_explicit_units("path_length_distribution")
+    need_units(view, "path_length_distribution")
     return json.dumps({str(k): share for k, share in lengths.length_shares(view.graph).items()})
 
 
 def _length_counts(view: OperatorView) -> str:
-    view.need_explicit_units("path_length_counts")
+    need_units(view, "path_length_counts")
     counts = lengths.length_counts(view.graph)
     if not counts:
         raise no_path()
@@ -119,7 +119,7 @@ def _best(semiring: Extreme, factor: float = 1.0) -> Callable[[OperatorView], fl
 
     def compute(view: OperatorView) -> float:
         view.need_dag()
-        view.need_explicit_units("a weighted path")
+        need_units(view, "a weighted path")
         begin = math.inf if semiring.bottleneck else 0.0
         start = torch.where(view.graph.is_source, begin, semiring.zero).to(semiring.dtype)
         ends = sweep(view.graph, start, semiring)[view.graph.is_output & view.graph.is_node]

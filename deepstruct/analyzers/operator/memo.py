@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine.steps import Steps
+from deepstruct.errors import CapacityError, MetricError
 
 T = TypeVar("T")
 _kept: WeakKeyDictionary[OperatorView, dict[str, Any]] = WeakKeyDictionary()
@@ -22,7 +23,15 @@ def once(view: OperatorView, key: str, compute: Callable[[], T]) -> T:
     return value
 
 
+def need_units(view: OperatorView, what: str) -> None:
+    """Leave a metric that needs a slot for every unit to the explicit graph, where some have none."""
+    try:
+        view.need_explicit_units(what)
+    except MetricError as error:
+        raise CapacityError(str(error)) from error
+
+
 def steps(view: OperatorView, what: str) -> Steps:
     """Single steps through the view's graph, for a metric that needs a slot for every unit."""
-    view.need_explicit_units(what)
+    need_units(view, what)
     return once(view, "steps", lambda: Steps(view.graph))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepstruct.analyzers.operator.memo import once
+from deepstruct.analyzers.operator.memo import need_units, once
 from deepstruct.analyzers.operator.sampling import SAMPLES, Sample, sample
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import BOOLEAN, fixpoint, sweep
@@ -72,7 +72,7 @@ def _beyond(transpose: bool) -> Callable[[OperatorView], int]:
 def _fields(view: OperatorView) -> torch.Tensor:
     """int64 per slot: the number of inputs that the unit depends on (an input on itself)."""
     graph = view.graph
-    view.need_explicit_units("receptive_field")
+    need_units(view, "receptive_field")
     seeds = graph.is_source.nonzero().reshape(-1)
     if seeds.numel() > _ALL_INPUTS:
         raise CapacityError(
@@ -92,7 +92,7 @@ def _fields(view: OperatorView) -> torch.Tensor:
 def _layer_fields(view: OperatorView) -> tuple[dict[str, np.ndarray], bool]:
     """Per layer the receptive fields of all its units, or of some, and whether it is all."""
     graph = view.graph
-    view.need_explicit_units("layer_receptive_field")
+    need_units(view, "layer_receptive_field")
     if int(graph.is_source.sum()) <= _ALL_INPUTS:
         values = _fields(view)
         return {s.name: values[s.slots][graph.is_node[s.slots]].numpy() for s in graph.spaces}, True

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators.base import EdgeOperator, Edges, WeightMode, WeightRef, alive
+from deepstruct.structure.operators.base import EdgeOperator, Edges, WeightMode, WeightRef, alive, weights_in
 
 
 class Identity(EdgeOperator):
@@ -68,8 +68,10 @@ class Sparse(EdgeOperator):
         self.rows, self.cols = rows, cols  # source element, target element
 
     def _factor(self, mode: WeightMode, dtype: torch.dtype) -> torch.Tensor | None:
-        if self.weight is None or self.weight.tensor.is_meta:
+        if self.weight is None or (self.weight.tensor.is_meta and mode == "pattern"):
             return None
+        if self.weight.tensor.is_meta:
+            return weights_in(self.weight, mode, dtype, self.threshold)  # says that there are no values
         live = alive(self.weight.tensor, self.threshold)
         if mode == "pattern":
             return live.to(dtype)

@@ -11,6 +11,7 @@ from deepstruct.errors import InputError
 from deepstruct.structure.fuse import fuse_sums
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.implicit import make_implicit
+from deepstruct.structure.node import has_values
 from deepstruct.structure.operators import EdgeOperator
 from deepstruct.structure.reader import Progress, Reader
 from deepstruct.structure.rules.dispatch import Dispatcher
@@ -66,6 +67,7 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
             outputs.append((name, operand))
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
+    notes += _empty_buffers(trace)
     notes += _valueless(builder.operators, settings) + silent_layers(builder.operators)
     if settings.attention == "implicit":
         is_output = make_implicit(builder.spaces, builder.operators, is_output, outputs)
@@ -79,6 +81,19 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
     )  # fmt: skip
 
 
+def _empty_buffers(trace: OpGraph) -> list[str]:
+    """A note on buffers without values: masks and rotations that are made of them have no known zeros."""
+    data = {name: trace.values[id].data for name, id in trace.buffers.items()}
+    names = [name for name, tensor in data.items() if tensor is not None and not has_values(tensor)]
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"buffers without values ({shown}): what is computed from them counts as nowhere zero, masks among it; give "
+        "them their values to leave those edges out"
+    ]
+
+
 def _valueless(operators: list[EdgeOperator], settings: Settings) -> list[str]:
     """A note on weights without values; InputError where values are needed to cut."""
     names = [op.name for op in operators if op.weighted and op.weight is not None and op.weight.tensor.is_meta]
@@ -86,7 +101,10 @@ def _valueless(operators: list[EdgeOperator], settings: Settings) -> list[str]:
         return []
     if settings.threshold:
         raise InputError(f"threshold= needs weights with values; those of {names[0]!r} are on the meta device")
-    return ["weights without values (on the meta device) count as edges; what needs their magnitudes is left out"]
+    return [
+        "weights without values (on the meta device) count as edges, and stand as 1 in edge lists and exports; what "
+        "needs their magnitudes is left out"
+    ]
 
 
 def silent_layers(operators: list[EdgeOperator]) -> list[str]:
