@@ -31,6 +31,7 @@ def analyze(
     threshold: float = 0.0,
     density: float | None = None,
     normalization: Literal["one_to_one", "stats"] = "one_to_one",
+    attention: Literal["implicit", "units"] = "implicit",
     max_memory: int = 2 << 30,
     max_seconds: float | None = None,
     null: int | None = None,
@@ -56,6 +57,8 @@ def analyze(
         threshold: a weight is an edge when its magnitude is above this.
         density: keep only this fraction of all weights, the largest magnitudes.
         normalization: "one_to_one", or "stats" for one statistics unit per group.
+        attention: "implicit": scores are counted as units without being stored one by one; or "units": each has a
+            slot of its own, which a few metrics need and say so.
         max_memory: bytes that one analyzer's view of a graph may take; what needs more is skipped, with its
             estimate.
         max_seconds: what one metric may take (None: no limit); one that takes longer is skipped, with the
@@ -104,7 +107,7 @@ def analyze(
         else:
             graphs = _graphs(
                 model, example_input, example_kwargs, chosen, registry, tick,
-                _settings(threshold, density, normalization, on_unknown, prefer), options,
+                _settings(threshold, density, normalization, attention, on_unknown, prefer), options,
             )  # fmt: skip
         base = ground(next(iter(graphs.values()))) if samples else None
         rows, skipped = [], []
@@ -128,7 +131,8 @@ def analyze(
             skipped.append(Skipped(record.name, "", record.error or record.state, "plugin"))
     asked = {
         "orders": list(graphs), "analyzer": analyzer, "threshold": threshold, "density": density,
-        "normalization": normalization, "max_memory": context.max_memory, "max_seconds": context.max_seconds,
+        "normalization": normalization, "attention": attention, "max_memory": context.max_memory,
+        "max_seconds": context.max_seconds,
         "null": samples or None, "null_seed": null_seed if samples else None, "settings": dict(context.settings),
     }  # fmt: skip
     conventions: dict[str, str] = {}
@@ -173,6 +177,7 @@ def extract(
     threshold: float = 0.0,
     density: float | None = None,
     normalization: Literal["one_to_one", "stats"] = "one_to_one",
+    attention: Literal["implicit", "units"] = "implicit",
     on_unknown: Literal["error", "dense"] = "error",
     unit: Literal["channel", "head"] = "channel",
     depth: int = 2,
@@ -189,7 +194,7 @@ def extract(
     with reporting("extract", progress) as tick:
         graphs = _graphs(
             model, example_input, example_kwargs, (wanted,), get_host().registry(), tick,
-            _settings(threshold, density, normalization, on_unknown, prefer),
+            _settings(threshold, density, normalization, attention, on_unknown, prefer),
             {"unit": unit, "depth": depth, "partition": partition},
         )  # fmt: skip
     return graphs[wanted]
@@ -266,12 +271,15 @@ def _orders(orders: Sequence[str] | str) -> tuple[str, ...]:
     return chosen
 
 
-def _settings(threshold: float, density: float | None, normalization: Any, on_unknown: Any, prefer: Any) -> Any:
+def _settings(
+    threshold: float, density: float | None, normalization: Any, attention: Any, on_unknown: Any, prefer: Any
+) -> Any:
     from deepstruct.structure.settings import Settings
 
     return Settings(
-        threshold=threshold, density=density, normalization=normalization, on_unknown=on_unknown, prefer=prefer
-    )
+        threshold=threshold, density=density, normalization=normalization, attention=attention,
+        on_unknown=on_unknown, prefer=prefer,
+    )  # fmt: skip
 
 
 def _budget(max_memory: Any) -> int:

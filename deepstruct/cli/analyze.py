@@ -34,6 +34,13 @@ ORDERS = "zeroth,first,second,third"
     show_default=True,
     help="How layer, group and RMS norms wire units.",
 )
+@click.option(
+    "--attention",
+    type=click.Choice(["implicit", "units"]),
+    default="implicit",
+    show_default=True,
+    help="Attention scores by rows and columns, or a slot for each.",
+)
 @click.option("--max-memory", default="2GiB", show_default=True, help="Budget for explicit graphs, such as 4GB.")
 @click.option("--max-seconds", type=float, help="Budget for each metric; what takes longer is skipped.")
 @click.option("--null", type=int, help="Compare with this many null models: the same weights at random places.")
@@ -97,6 +104,7 @@ def analyze(model: str, **options: Any) -> None:
             threshold=options["threshold"],
             density=options["density"],
             normalization=options["normalization"],
+            attention=options["attention"],
             max_memory=max_memory,
             max_seconds=options["max_seconds"],
             null=options["null"],

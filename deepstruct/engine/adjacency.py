@@ -50,7 +50,10 @@ def adjacency_action(
 
 
 def has_vector_entry(graph: StructureGraph) -> torch.Tensor:
-    """Boolean per slot: False for parts of sums and for slots without a unit, where vectors over nodes are 0."""
+    """Boolean per slot: False for parts of sums and for slots without a unit, where vectors over nodes are 0.
+
+    True for the carriers of implicit scores, which hold the values of many nodes.
+    """
     known = _entries.get(graph)
     if known is None:
         known = torch.ones(graph.num_slots, dtype=torch.bool) if graph.live is None else graph.live.clone()
@@ -65,7 +68,7 @@ _entries: WeakKeyDictionary[StructureGraph, torch.Tensor] = WeakKeyDictionary()
 
 def ones_on_nodes(graph: StructureGraph, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """The vector over slots that is 1 at every node."""
-    return has_vector_entry(graph).to(dtype)
+    return graph.ones(dtype)
 
 
 def symmetric_action(

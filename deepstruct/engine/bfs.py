@@ -46,6 +46,7 @@ def waves(steps: Steps, seeds: torch.Tensor, direction: Direction = "both") -> I
 
 def spread(steps: Steps, start: torch.Tensor, direction: Direction = "both") -> Iterator[Wave]:
     """Waves from sets of nodes: those that have bit k set in `start` (int64 per slot) are at distance 0 for bit k."""
+    steps.graph.need_units("a breadth-first search")
     seen = start.clone()
     fresh, active = start, frozenset(steps.holding(start, steps.everywhere))
     distance = 0

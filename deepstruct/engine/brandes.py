@@ -23,6 +23,7 @@ def dependencies(steps: Steps, seeds: torch.Tensor) -> torch.Tensor:
     Args:
         seeds: slots of the sources.
     """
+    steps.graph.need_units("the dependency of shortest paths on a node")
     total = torch.zeros(steps.graph.num_slots, dtype=torch.float64)
     for seed in seeds.reshape(-1, 1):
         budget.check()

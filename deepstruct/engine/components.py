@@ -21,6 +21,7 @@ def component_labels(graph: StructureGraph, alone: torch.Tensor) -> torch.Tensor
     Args:
         alone: boolean per slot: nodes known to have no edge.
     """
+    graph.need_units("a label for each node")
     labels = torch.full((graph.num_slots,), -1, dtype=torch.int64)
     labels[alone] = alone.nonzero().reshape(-1)
     rest = graph.is_node & ~alone

@@ -31,6 +31,7 @@ def core_numbers(steps: Steps, degree: torch.Tensor) -> Cores:
     lowers the degrees by one step along and one against the edges from what was peeled.
     """
     graph = steps.graph
+    graph.need_units("peeling")
     alive = graph.is_node.clone()
     left = torch.where(alive, degree, torch.inf)
     numbers = torch.zeros(graph.num_slots, dtype=torch.int64)

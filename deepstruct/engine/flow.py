@@ -174,6 +174,7 @@ def path_shares(graph: StructureGraph, mode: WeightMode = "pattern") -> torch.Te
     With mode "abs" or "square" a path counts with the product of its edge values. It is also the share that
     would be lost with the unit. Raises MetricError where no path leads from a source to an output.
     """
+    graph.need_units("the share of paths through a node")
     ahead, back = from_sources(graph, mode), to_outputs(graph, mode)
     (total,), exponent = ahead.totals(graph.is_output)
     if total <= 0:

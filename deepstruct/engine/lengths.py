@@ -122,4 +122,5 @@ def _prepared(graph: StructureGraph) -> tuple[Steps, torch.Tensor]:
     """Steps, and the units on paths from sources to outputs: what leads nowhere could outgrow what counts."""
     if not graph.is_dag:
         raise MetricError(f"the {graph.order}-order graph has cycles: its paths have no end")
-    return Steps(graph), reached(graph) & reaching(graph)
+    useful = reached(graph) & reaching(graph)
+    return Steps(graph), useful | graph.is_carrier  # scores hang on what they read and on what reads them

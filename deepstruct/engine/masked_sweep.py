@@ -24,6 +24,7 @@ def keep_words(graph: StructureGraph, removed: Removals) -> torch.Tensor:
         removed: at most 64 arrays of node ids. What is part of a removed sum goes with it.
     """
     assert len(removed) <= WIDTH
+    graph.need_units("the removal of nodes")
     nodes = np.full(graph.num_nodes, EVERY, np.int64)
     for bit, ids in enumerate(removed):
         gone = np.zeros(graph.num_nodes, bool)  # a byte per node: ids in any order stay in the cache

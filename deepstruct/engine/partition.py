@@ -55,6 +55,7 @@ def group_sums(
         labels: int64 per slot, 0 or more at every node; elsewhere it does not matter.
         mode: the value of a weight edge; structural edges count 1.
     """
+    graph.need_units("a group for each node")
     own = has_vector_entry(graph)
     labels = torch.where(own, labels, -1)
     if graph.parent is not None:  # a part has the label of its sum

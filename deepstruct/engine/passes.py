@@ -48,7 +48,7 @@ def _counter(most: int) -> Counting:
 
 def _units(graph: StructureGraph, side: Operand, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """1 where an element is a unit, 0 elsewhere."""
-    ones: torch.Tensor = torch.ones((), dtype=dtype).expand(side.shape)
+    ones = side.ones(dtype)
     valid = side.valid()
     if valid is not None:
         ones = ones * valid
@@ -114,7 +114,10 @@ def synflow(graph: StructureGraph) -> list[float]:
     semiring = Counting(mode="abs")
     ahead = sweep(graph, graph.is_source, semiring)
     back = sweep(graph, graph.is_output, semiring, transpose=True)
-    return [float((apply(graph, op, ahead, semiring) * op.target.gather(back)).sum()) for op in graph.operators]
+    return [
+        op.flow(semiring.read(ahead, op.source), semiring.read(back, op.target), "abs")
+        for op in graph.operators
+    ]
 
 
 def path_count(graph: StructureGraph) -> int:
@@ -148,6 +151,8 @@ def log2_path_count(graph: StructureGraph) -> float:
     """log2 of the path count, to float64 precision: a sweep that is scaled down whenever it grows too large."""
     # what leads nowhere is left out: it could outgrow, and so scale away, what counts
     useful = reaching(graph).to(torch.float64)
+    for space in graph.score_spaces:  # what reads a useful query or key is not told apart by carriers
+        useful[space.slots] = 1
     slots = graph.is_source.to(torch.float64) * useful
     exponent = 0
     semiring = Counting()

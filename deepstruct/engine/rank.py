@@ -71,7 +71,7 @@ def _one_pass(graph: StructureGraph, start: torch.Tensor, factor: torch.Tensor) 
 def katz(graph: StructureGraph, alpha: float, *, steps: int = 1000, tolerance: float = 1e-12) -> Scores:
     """x = alpha A' x + 1, before any normalization."""
     ones = ones_on_nodes(graph)
-    return solve_along_edges(graph, ones, ones * alpha, steps=steps, tolerance=tolerance)
+    return solve_along_edges(graph, ones, torch.full_like(ones, alpha), steps=steps, tolerance=tolerance)
 
 
 def pagerank(

@@ -113,7 +113,9 @@ class Modular(Semiring):
 
 def fan_in(op: EdgeOperator, transpose: bool) -> int:
     """An upper bound of the number of edges that meet in one element of the side that is written."""
-    return max(op.target.numel, 1) if transpose else op.fan_in()
+    if not transpose:
+        return op.fan_in()
+    return max(op.target.numel, 1) * (1 if op.target.scores is None else 2)  # a row and a column part per score
 
 
 @dataclass(frozen=True)

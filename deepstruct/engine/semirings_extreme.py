@@ -20,7 +20,16 @@ from deepstruct.engine.semiring import LONGEST, Semiring
 from deepstruct.engine.sweeps import carry
 from deepstruct.errors import MetricError
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, Sparse, alive
+from deepstruct.structure.operators import (
+    Conv,
+    EdgeOperator,
+    Identity,
+    Matmul,
+    ScoreOperator,
+    Separable,
+    Sparse,
+    alive,
+)
 
 _PIECE = 1 << 22  # values that are compared at a time
 
@@ -109,6 +118,8 @@ class Extreme(Semiring):
             return self._nothing().expand(shape)
         if (fast := self._compiled(op, values, transpose, shape)) is not None:
             return fast
+        if isinstance(op, ScoreOperator):
+            return self._along(op.best(values, transpose, self.largest, self.zero), self._structural())
         if isinstance(op, Matmul):
             return self._matmul(op, values, transpose)
         if isinstance(op, Conv):

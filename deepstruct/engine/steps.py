@@ -63,7 +63,7 @@ class Steps:
     def __init__(self, graph: StructureGraph) -> None:
         self.graph, self.spaces = graph, SpaceMap(graph)
         self.everywhere = frozenset(s.index for s in graph.spaces)
-        self._not_nodes = (~graph.is_node).nonzero().reshape(-1)
+        self._not_nodes = (~(graph.is_node | graph.is_carrier)).nonzero().reshape(-1)
         self._parts: torch.Tensor | None = None
         if graph.parent is not None:
             self._parts = (graph.parent != torch.arange(graph.num_slots)).nonzero().reshape(-1)

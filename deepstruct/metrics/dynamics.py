@@ -190,17 +190,20 @@ def graph_fingerprint(graph: StructureGraph) -> dict[str, dict[str, Vector]]:
     from deepstruct.engine import passes
 
     vectors = {
-        "in_degree": passes.in_degree(graph), "out_degree": passes.out_degree(graph),
-        "strength": passes.strength(graph),
-        "paths": torch.log2(passes.paths_from_sources(graph)) + torch.log2(passes.paths_to_outputs(graph)),
-    }  # fmt: skip
+        "in_degree": graph.slots_to_nodes(passes.in_degree(graph)),
+        "out_degree": graph.slots_to_nodes(passes.out_degree(graph)),
+        "strength": graph.slots_to_nodes(passes.strength(graph)),
+    }
+    ahead, back = (graph.slots_to_nodes(find(graph)) for find in (passes.paths_from_sources, passes.paths_to_outputs))
+    with np.errstate(divide="ignore"):
+        vectors["paths"] = np.log2(ahead) + np.log2(back)
     out: dict[str, dict[str, Vector]] = {}
+    start = 0
     for space in graph.spaces:
-        node = graph.is_node[space.slots]
-        if bool(node.any()):
-            out[space.name] = {
-                name: np.sort(values[space.slots][node].to(torch.float64).numpy()) for name, values in vectors.items()
-            }
+        stop = start + graph.nodes_in(space)
+        if stop > start:
+            out[space.name] = {name: np.sort(values[start:stop]) for name, values in vectors.items()}
+        start = stop
     return out
 
 

@@ -12,8 +12,21 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from deepstruct.errors import StructureError
+from deepstruct.structure.mask import Mask
 from deepstruct.structure.operand import CONST, MASKED, ZERO, Operand
-from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, Sparse, WeightRef
+from deepstruct.structure.operators import (
+    Conv,
+    EdgeOperator,
+    Identity,
+    KeyScores,
+    Matmul,
+    QueryScores,
+    ScoreOutputs,
+    Separable,
+    Sparse,
+    WeightRef,
+)
+from deepstruct.structure.scores import Scores
 from deepstruct.structure.settings import Settings
 from deepstruct.structure.signal import Flag, Signal, constant, flag_tensor, join_flags
 from deepstruct.structure.space import Space
@@ -52,8 +65,10 @@ class Builder:
 
     # -- spaces
 
-    def space(self, shape: Sequence[int], kind: str, *, additive: bool = False, name: str = "") -> Space:
-        """A new block of units of the given shape."""
+    def space(
+        self, shape: Sequence[int], kind: str, *, additive: bool = False, name: str = "", scores: Scores | None = None
+    ) -> Space:
+        """A new block of units of the given shape; `scores` for implicit ones."""
         path, op, call = self.where
         title = name or (f"{path}" if path else op) or kind
         count = self._names.get(title, 0)
@@ -62,7 +77,7 @@ class Builder:
             title = f"{title}#{count}"
         space = Space(
             len(self.spaces), title, path, kind, tuple(int(n) for n in shape), self.num_slots,
-            additive=additive, call=call, position=self.position,
+            additive=additive, call=call, position=self.position, scores=scores,
         )  # fmt: skip
         self.spaces.append(space)
         self.num_slots += space.numel
@@ -268,6 +283,49 @@ class Builder:
             self.add(operator)
         return self.signal(space, live, ZERO)
 
+    def attention(
+        self, query: Signal | None, key: Signal | None, value: Signal | None, keep: torch.Tensor | None,
+        sizes: tuple[int, int, int], *, name: str = "",
+    ) -> Signal | None:  # fmt: skip
+        """Units softmax(query @ key') @ value with implicit scores; None where those cannot be implicit.
+
+        Args:
+            query, key, value: (*lead, rows, d), (*lead, columns, d) and (*lead, columns, features), or None for
+                what is no activation and nowhere exactly zero. Query or key is an activation.
+            keep: boolean, broadcastable to (*lead, rows, columns): the scores that are not masked; None for all.
+            sizes: (rows, columns, features).
+            name: of the spaces, where no module gives them one.
+        """
+        some = query if query is not None else key
+        if some is None or any(s is not None and _solid(self, s, None) is not None for s in (query, key, value)):
+            return None  # what is exactly zero removes edges of its partner, which rows and columns cannot tell
+        lead, (rows, columns, features) = some.shape[:-2], sizes
+        if 0 in (*some.shape, *sizes):
+            return None
+        keep = _and(keep, _reading(self, query, key))
+        scores = Scores(lead, rows, columns, _mask(keep, rows, columns))
+        if scores.num_units == 0:
+            return None
+        batch = (scores.heads,) if lead else ()
+        space = self.space((*batch, rows, columns), "mix", additive=True, name=name, scores=scores)
+        carriers = Operand.carriers(scores, space.offset)
+        if query is not None:
+            self.add(QueryScores(self.operand(query), carriers, scores))
+        if key is not None:
+            self.add(KeyScores(self.operand(key), carriers, scores))
+        place = self.space((*batch, rows, features), "mix", additive=True, name=name)
+        shape = (*lead, rows, features)
+        target = Operand.strided(shape, _row_major(shape), place.offset)
+        self.add(ScoreOutputs(carriers, target, scores))
+        if value is not None:
+            source = self.operand(value.mapped(lambda t: t.transpose(-1, -2)))
+            valid = source.valid()
+            if valid is None or bool(valid.any()):
+                pattern = None if scores.mask is None else scores.mask.matrix.transpose(-1, -2)
+                self.add(Matmul(source, _swapped(target), pattern=pattern))
+        live = None if scores.mask is None else (scores.row_counts > 0).unsqueeze(-1).expand(shape)
+        return self.signal(place, None if live is None else live.reshape(place.shape), ZERO)
+
     def merge(self, signals: Sequence[Signal], *, additive: bool = False, product: bool = False,
               kind: str | None = None, into: Region | None = None) -> Signal:  # fmt: skip
         """One unit per element that reads that element of every signal; equal operands are one operand.
@@ -412,6 +470,31 @@ def _swapped(operand: Operand) -> Operand:
     return Operand.strided(
         tuple(operand.shape[i] for i in order), tuple(operand.stride[i] for i in order), operand.offset
     )
+
+
+def _reading(builder: Builder, query: Signal | None, key: Signal | None) -> torch.Tensor | None:
+    """Boolean (*lead, rows, columns): scores that read some unit; None for all of them."""
+    met = None
+    for signal, axis in ((query, -1), (key, -2)):
+        if signal is None:
+            continue
+        if builder.is_view(signal):
+            return None
+        reads = (signal.index >= 0).any(-1).unsqueeze(axis)
+        if bool(reads.all()):
+            return None
+        met = reads if met is None else met | reads
+    return met
+
+
+def _and(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
+    return b if a is None else a if b is None else a & b
+
+
+def _mask(keep: torch.Tensor | None, rows: int, columns: int) -> Mask | None:
+    if keep is None or bool(keep.all()):
+        return None
+    return Mask(keep.expand(*keep.shape[:-2], rows, columns))
 
 
 def _solid(builder: Builder, signal: Signal | None, zeros: torch.Tensor | None) -> torch.Tensor | None:

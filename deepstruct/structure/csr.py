@@ -128,6 +128,7 @@ class NodeMap:
     """From the elements of operators to nodes."""
 
     def __init__(self, graph: StructureGraph) -> None:
+        self._graph = graph
         self._ids = graph.node_ids().to(torch.int32)
         self._sums = self._ids if graph.parent is None else self._ids[graph.parent]  # -1 stays: a sum is a node
 
@@ -136,17 +137,20 @@ class NodeMap:
 
         The target of an edge into a part of a sum is that sum; an identity edge that was fused leads nowhere.
         """
-        source, target = _at(op.source, self._ids), _at(op.target, self._sums)
+        source, target = self._at(op.source, self._ids), self._at(op.target, self._sums)
         kept = op.kept() if isinstance(op, Identity) else None
         if kept is not None:
             target = target.masked_fill(~kept.reshape(-1), -1)
         return source.numpy(), target.numpy()
 
+    def _at(self, side: Operand, ids: torch.Tensor) -> torch.Tensor:
+        if side.scores is not None:  # operators number scores by unit
+            return self._graph.score_nodes(side).to(torch.int32)
+        if ids.numel() == 0:
+            return torch.full((side.numel,), -1, dtype=torch.int32)
+        return side.gather(ids, -1).reshape(-1).contiguous()
 
-def _at(side: Operand, ids: torch.Tensor) -> torch.Tensor:
-    if ids.numel() == 0:
-        return torch.full((side.numel,), -1, dtype=torch.int32)
-    return side.gather(ids, -1).reshape(-1).contiguous()
+
 
 
 def _compiled(graph: StructureGraph, weights: Weights | None, native: ModuleType) -> ExplicitCsr:

@@ -69,9 +69,5 @@ def build_edge_list(graph: StructureGraph, max_memory: int | None = None) -> Edg
 
 
 def _space_of_nodes(graph: StructureGraph) -> np.ndarray:
-    ids = graph.node_ids()
-    space = np.zeros(graph.num_nodes, dtype=np.int64)
-    for block in graph.spaces:
-        here = ids[block.slots]
-        space[here[here >= 0].numpy()] = block.index
-    return space
+    per_space = [graph.nodes_in(block) for block in graph.spaces]
+    return np.repeat(np.array([block.index for block in graph.spaces], dtype=np.int64), per_space)

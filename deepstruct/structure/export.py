@@ -135,13 +135,13 @@ def node_columns(graph: StructureGraph) -> dict[str, list[Any]]:
     """The columns of `StructureGraph.node_table`, each a list with one entry per node."""
     names = ("label", "space", "path", "kind", "index", "role", "is_output")
     columns: dict[str, list[Any]] = {"id": list(range(graph.num_nodes)), **{name: [] for name in names}}
-    node, source, output = graph.is_node.numpy(), graph.is_source.numpy(), graph.is_output.numpy()
+    source, output = graph.is_source.numpy(), graph.is_output.numpy()
     for space in graph.spaces:
-        here = node[space.slots]
+        here = graph.places(space)
         count = int(here.sum())
         if count == 0:
             continue
-        kept = None if count == space.numel else here.tolist()
+        kept = None if count == len(here) else here.tolist()
         indices = product(*map(range, space.shape))
         labels: Iterator[str]
         if space.node_names:
@@ -153,6 +153,10 @@ def node_columns(graph: StructureGraph) -> dict[str, list[Any]]:
         columns["label"] += labels if kept is None else compress(labels, kept)
         for name, value in (("space", space.name), ("path", space.path), ("kind", space.kind)):
             columns[name] += [value] * count
+        if space.scores is not None:
+            columns["role"] += ["hidden"] * count
+            columns["is_output"] += [False] * count
+            continue
         role = np.where(source[space.slots], "input", np.where(output[space.slots], "output", "hidden"))
         columns["role"] += role[here].tolist()
         columns["is_output"] += output[space.slots][here].tolist()

@@ -114,7 +114,7 @@ def _read_once(
         source = chosen.operand(reader.source)
         if source is None:
             continue
-        y = torch.ones((), dtype=torch.float32).expand(reader.target.shape)
+        y = reader.target.ones(torch.float32)
         if live is not None:
             y = reader.target.gather(live).to(torch.float32)
         out = reader.backward(y)

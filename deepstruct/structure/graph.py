@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from deepstruct.errors import StructureError
+from deepstruct.errors import MetricError, StructureError
 from deepstruct.structure.csr import ExplicitCsr, build_csr, weights_wanted
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
 from deepstruct.structure.fuse import ParentField, live_slots
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity
+from deepstruct.structure.scores import Join, natural_join
 from deepstruct.structure.space import Space
 from deepstruct.structure.weights import count_weights
 
@@ -89,16 +90,41 @@ class StructureGraph:
 
     @cached_property
     def is_node(self) -> torch.Tensor:
-        """Boolean per slot: whether it is a node of the graph."""
+        """Boolean per slot: whether it is a node of the graph; False on the carriers of implicit scores."""
         node = torch.ones(self.num_slots, dtype=torch.bool) if self.live is None else self.live.clone()
         parents = self.__dict__["_parents"]
         if parents is not None:
             parents.clear(node)
+        for space in self.score_spaces:
+            node[space.slots] = False
         return node
 
     @cached_property
+    def score_spaces(self) -> list[Space]:
+        """Spaces of implicit attention scores: their slots are carriers, which are no nodes (`structure.scores`)."""
+        return [space for space in self.spaces if space.scores is not None]
+
+    @cached_property
+    def is_carrier(self) -> torch.Tensor:
+        """Boolean per slot: whether it is a carrier of implicit scores, which holds values but is no node."""
+        carrier = torch.zeros(self.num_slots, dtype=torch.bool)
+        for space in self.score_spaces:
+            carrier[space.slots] = True
+        return carrier
+
+    def need_units(self, what: str) -> None:
+        """Raise MetricError where some units have no slot of their own: the scores of implicit attention."""
+        spaces = self.score_spaces
+        if spaces:
+            count = sum(self.nodes_in(s) for s in spaces)
+            raise MetricError(
+                f"{what} needs a value for each of the {count:,} attention scores, which are held by rows and columns "
+                f'here ({spaces[0].name!r} is the first): extract or analyze with attention="units" to compute it'
+            )
+
+    @cached_property
     def num_nodes(self) -> int:
-        return int(self.is_node.sum())
+        return int(self.is_node.sum()) + sum(s.scores.num_units for s in self.score_spaces if s.scores is not None)
 
     @cached_property
     def operator_edges(self) -> list[int]:
@@ -165,9 +191,43 @@ class StructureGraph:
     # -- nodes
 
     def node_ids(self) -> torch.Tensor:
-        """int64 per slot: the node id, -1 where a slot is no node."""
-        ids = torch.cumsum(self.is_node, 0) - 1
-        return torch.where(self.is_node, ids, -1)
+        """int64 per slot: the node id, -1 where a slot is no node (and on the carriers of implicit scores)."""
+        before = self.is_node.to(torch.int64)
+        for space in self.score_spaces:
+            assert space.scores is not None
+            before[space.offset] += space.scores.num_units
+        return torch.where(self.is_node, torch.cumsum(before, 0) - 1, -1)
+
+    def _first_unit(self, space: Space) -> int:
+        """Node id of the first unit of implicit scores."""
+        first = int(self.is_node[: space.offset].sum())
+        return first + sum(s.scores.num_units for s in self.score_spaces if s.scores and s.offset < space.offset)
+
+    def element_nodes(self, op: EdgeOperator, ids: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Node id of each source and target element of an operator, flat, as `op.edges()` numbers them; -1 for none.
+
+        Elements of implicit scores are units there, (*lead, rows, columns). The target of an edge into a part of a
+        sum is that sum. `ids` are those of `node_ids()`, where the caller has them.
+        """
+        ids = self.node_ids() if ids is None else ids
+        source = self._elements(op.source, ids, None)
+        return source, self._elements(op.target, ids, self.parent)
+
+    def score_nodes(self, side: Operand) -> torch.Tensor:
+        """Node id of each unit of implicit scores, flat in (*lead, rows, columns); -1 where the mask took it away."""
+        assert side.scores is not None
+        space = next(s for s in self.score_spaces if s.offset == side.offset)
+        kept = side.scores.kept().reshape(-1)
+        return torch.where(kept, torch.cumsum(kept, 0) - 1 + self._first_unit(space), -1)
+
+    def _elements(self, side: Operand, ids: torch.Tensor, parent: torch.Tensor | None) -> torch.Tensor:
+        if side.scores is not None:
+            return self.score_nodes(side)
+        slots = side.index().reshape(-1)
+        if ids.numel() == 0:
+            return slots
+        here = slots.clamp(min=0)
+        return torch.where(slots >= 0, ids[here if parent is None else parent[here]], -1)
 
     @cached_property
     def is_source(self) -> torch.Tensor:
@@ -186,18 +246,106 @@ class StructureGraph:
         """Node ids of the outputs."""
         return self.node_ids()[self.is_output & self.is_node].numpy()
 
-    def slots_to_nodes(self, values: torch.Tensor) -> np.ndarray:
-        """A vector over slots as a vector over nodes."""
-        return values[self.is_node].numpy()
+    def slots_to_nodes(self, values: torch.Tensor, join: Join | None = None) -> np.ndarray:
+        """A vector over slots as a vector over nodes.
+
+        Args:
+            join: how the two carriers of an implicit score make its value; None for "or" of booleans and "sum" of
+                numbers. Lengths of paths need "max" or "min".
+        """
+        if not self.score_spaces:
+            return values[self.is_node].numpy()
+        parts, start = [], 0
+        for space in self.score_spaces:
+            assert space.scores is not None
+            before = slice(start, space.offset)
+            here = space.scores.values(values[space.slots], join or natural_join(values))
+            parts += [values[before][self.is_node[before]], here]
+            start = space.slots.stop
+        parts.append(values[start:][self.is_node[start:]])
+        return torch.cat(parts).numpy()
+
+    def blocks(
+        self, *vectors: torch.Tensor, joins: Sequence[Join] | None = None
+    ) -> Iterator[tuple[Space, list[torch.Tensor], torch.Tensor | None]]:
+        """The nodes' values of vectors over slots, space by space: (space, one array per vector, counts).
+
+        Without counts each entry is one node. Implicit scores may come in several pieces, and with counts where
+        few combinations of values occur: each entry then stands for that many nodes.
+
+        Args:
+            joins: as in `slots_to_nodes`, one for each vector.
+        """
+        joins = joins or [natural_join(v) for v in vectors]
+        for space in self.spaces:
+            here = [v[space.slots] for v in vectors]
+            if space.scores is not None:
+                for values, counts in space.scores.blocks(here, joins):
+                    yield space, values, counts
+            elif self.nodes_in(space) == space.numel:
+                yield space, here, None
+            else:
+                node = self.is_node[space.slots]
+                yield space, [v[node] for v in here], None
+
+    def nodes_in(self, space: Space) -> int:
+        """Number of nodes of a space; units that are part of a later sum count there."""
+        return space.scores.num_units if space.scores is not None else self._nodes_by_space[space.index]
+
+    @cached_property
+    def _nodes_by_space(self) -> list[int]:
+        return [int(torch.count_nonzero(self.is_node[space.slots])) for space in self.spaces]
+
+    def total(self, values: torch.Tensor) -> float:
+        """Sum over the nodes of a vector over slots, in float64; of a boolean one, how many are true."""
+        amount = float(values[self.is_node].sum(dtype=torch.float64))
+        for space in self.score_spaces:
+            assert space.scores is not None
+            here = values[space.slots]
+            if values.dtype == torch.bool:
+                amount += float(space.scores.marked_in_rows(here.to(torch.float64)).sum())
+            else:
+                amount += space.scores.total(here)
+        return amount
+
+    def dot(self, left: torch.Tensor, right: torch.Tensor) -> float:
+        """Inner product over the nodes of two vectors over slots that add up (no lengths, no truth values)."""
+        node = self.is_node
+        amount = float(left[node].to(torch.float64) @ right[node].to(torch.float64))
+        for space in self.score_spaces:
+            assert space.scores is not None
+            amount += space.scores.dot(left[space.slots], right[space.slots])
+        return amount
+
+    def ones(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """The vector over slots that is 1 on every node and 0 elsewhere (on carriers: 1 per row)."""
+        out = self.is_node.to(dtype)
+        for space in self.score_spaces:
+            assert space.scores is not None
+            space.scores.split(out[space.slots])[0].fill_(1)
+        return out
 
     def node_values_by_space(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """A vector over nodes as one array per space, in the space's shape; NaN where a slot is no node."""
+        """A vector over nodes as one array per space, in the space's shape; NaN where there is no node."""
         values = np.asarray(values)
         if values.shape[:1] != (self.num_nodes,):
             raise StructureError(f"expected one value for each of {self.num_nodes} nodes, got shape {values.shape}")
-        full = np.full(self.num_slots, np.nan)
-        full[self.is_node.numpy()] = values
-        return {s.name: full[s.slots].reshape(s.shape) for s in self.spaces if s.numel}
+        out, start = {}, 0
+        for space in self.spaces:
+            if not space.numel:
+                continue
+            node = self.places(space)
+            full = np.full(node.shape, np.nan)
+            count = int(node.sum())
+            full[node] = values[start : start + count]
+            out[space.name], start = full.reshape(space.shape), start + count
+        return out
+
+    def places(self, space: Space) -> np.ndarray:
+        """Boolean, flat over the shape of a space: where there is a node."""
+        if space.scores is not None:
+            return space.scores.kept().reshape(-1).numpy()
+        return self.is_node[space.slots].numpy()
 
     def node_table(self) -> list[dict[str, Any]]:
         """One row per node: id, space, module path, kind, index in the space, role."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from deepstruct.structure.scores import Scores
 
 CONST = -1  # an element that no unit stands behind: a bias, a class token, a learned query
 ZERO = -2  # an element that is exactly zero: padding, masked, multiplied by zero
@@ -17,16 +22,27 @@ class Operand:
 
     Kept as (offset, stride) over the vector of all slots where the map is strided, which costs nothing;
     as an int64 tensor of its shape where it is not.
+
+    The elements of implicit attention scores are carriers (`structure.scores`), and `scores` says which units
+    they stand for; it is None for all other operands, whose elements are units themselves.
     """
 
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None = None
     offset: int = 0
     table: torch.Tensor | None = None
+    scores: Scores | None = None
 
     @classmethod
     def strided(cls, shape: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Operand:
         return cls(tuple(shape), tuple(stride), int(offset))
+
+    @classmethod
+    def carriers(cls, scores: Scores, offset: int) -> Operand:
+        """The slots of implicit scores, (*lead, rows + columns)."""
+        shape = (*scores.lead, scores.rows + scores.columns)
+        stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        return cls(shape, stride, int(offset), None, scores)
 
     @classmethod
     def indexed(cls, table: torch.Tensor) -> Operand:
@@ -77,6 +93,13 @@ class Operand:
             view[axis] = n
             index = index + (torch.arange(n, dtype=torch.int64) * step).view(view)
         return index.expand(self.shape)
+
+    def ones(self, dtype: torch.dtype) -> torch.Tensor:
+        """The vector that is 1 on every unit: on carriers, 1 per row and nothing per column. A broadcast view."""
+        one = torch.ones((), dtype=dtype)
+        if self.scores is None:
+            return one.expand(self.shape)
+        return self.scores.joined(one, torch.zeros((), dtype=dtype))
 
     def valid(self) -> torch.Tensor | None:
         """Boolean tensor of elements that are units; None where all are."""

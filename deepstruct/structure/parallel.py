@@ -8,12 +8,22 @@ import numpy as np
 import torch
 
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable
+from deepstruct.structure.operators import (
+    Conv,
+    EdgeOperator,
+    Identity,
+    KeyScores,
+    Matmul,
+    QueryScores,
+    ScoreOutputs,
+    Separable,
+)
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
 
-_SIMPLE = (Conv, Identity, Matmul, Separable)  # at most one edge between two elements
+# at most one edge between two elements
+_SIMPLE = (Conv, Identity, KeyScores, Matmul, QueryScores, ScoreOutputs, Separable)
 _BYTES_PER_EDGE = 64  # the pair as one key, what it is made from, and the copies that sorting makes
 
 
@@ -151,14 +161,9 @@ def _write_down(graph: StructureGraph, ops: list[EdgeOperator], max_bytes: int) 
     ids = graph.node_ids()
     keys = []
     for op in ops:
-        source, target = op.source.index().reshape(-1), op.target.index().reshape(-1)
+        source, target = graph.element_nodes(op, ids)
         for piece in op.edges():
             s, t = source[piece.source], target[piece.target]
-            keep = (s >= 0) & (t >= 0)
-            s, t = s[keep], t[keep]
-            if graph.parent is not None:
-                t = graph.parent[t]
-            s, t = ids[s], ids[t]
             keep = (s >= 0) & (t >= 0)
             keys.append(s[keep] * graph.num_nodes + t[keep])
     joined = torch.cat(keys).sort().values

@@ -22,6 +22,8 @@ class Settings:
         density: keep only this fraction (0, 1] of the weights, the largest magnitudes over all layers.
         normalization: "one_to_one" (norms make no units) or "stats" (one statistics unit per group).
         on_unknown: "error" for an op without a rule, or "dense" to wire it all to all and say so.
+        attention: "implicit" (scores are units that are counted but not stored) or "units" (a slot for each score,
+            which metrics that change the values of single units need).
         prefer: which plugin wins where two offer a rule for the same target: a distribution, or target -> distribution.
     """
 
@@ -30,9 +32,9 @@ class Settings:
     normalization: Literal["one_to_one", "stats"] = "one_to_one"
     on_unknown: Literal["error", "dense"] = "error"
     mask_threshold: float = MASK_THRESHOLD
+    attention: Literal["implicit", "units"] = "implicit"
     prefer: Any = None
     cut_density: float | None = None  # the density that the threshold was found for
-
 
     def __post_init__(self) -> None:
         if not (_number(self.threshold) and self.threshold >= 0 and math.isfinite(self.threshold)):
@@ -45,6 +47,8 @@ class Settings:
             raise InputError(f'normalization must be "one_to_one" or "stats", got {self.normalization!r}')
         if self.on_unknown not in ("error", "dense"):
             raise InputError(f'on_unknown must be "error" or "dense", got {self.on_unknown!r}')
+        if self.attention not in ("implicit", "units"):
+            raise InputError(f'attention must be "implicit" or "units", got {self.attention!r}')
 
     def cut(self, weight: WeightRef) -> float:
         """The magnitude at or below which a stored weight is no edge."""
@@ -72,7 +76,8 @@ class Settings:
             "sums": "a unit whose only out-edge is a linear identity edge into a sum is part of that sum",
             "normalization": norms,
             "softmax": "one to one",
-            "attention": f"scores are units; masked ones (additive constant <= {self.mask_threshold:g}) are removed",
+            "attention": f"scores are units; masked ones (additive constant <= {self.mask_threshold:g}) are removed"
+            + (", held by rows and columns" if self.attention == "implicit" else ", each with a slot of its own"),
             "constants": "biases, class tokens, position embeddings and learned queries are no units",
             "integers": "control; what they look up (embedding rows) are the sources of the graph",
             "sample": "one sample: the batch axis is no part of the graph",

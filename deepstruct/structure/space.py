@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from deepstruct.structure.scores import Scores
+
 
 @dataclass
 class Space:
@@ -18,6 +20,8 @@ class Space:
         kind: "source", "embedding", "contraction", "mix", "sum", "product", "merge", "window", "reduce",
             "stats", "dense", "recurrent", or "channels", "layer", "cell" at the higher orders.
         shape: of the activation tensor; slots are numbered in row-major order from `offset`.
+        scores: of implicit attention scores, whose slots are carriers and not units (see `structure.scores`);
+            `shape` is then that of the units.
         additive: whether a unit is a plain sum of what it reads, so that it can be part of a later sum.
         live: boolean per slot, False where there is no unit (a constant row, a masked score); None if all are.
         call, position: index of the call, and of the op, of the trace that created it.
@@ -37,10 +41,12 @@ class Space:
     position: int = 0
     node_names: list[str] | None = None
     value: int | None = None
+    scores: Scores | None = None
 
     @property
     def numel(self) -> int:
-        return math.prod(self.shape)
+        """Slots that it holds: its units, or the carriers of implicit scores."""
+        return math.prod(self.shape) if self.scores is None else self.scores.carriers
 
     @property
     def slots(self) -> slice:

@@ -35,8 +35,8 @@ def check(graph, mode, structural=True):
     back = adjacency_action(graph, x, transpose=True, mode=mode, structural=structural)
     assert np.allclose(graph.slots_to_nodes(ahead), into, rtol=1e-9, atol=1e-9)
     assert np.allclose(graph.slots_to_nodes(back), out_of, rtol=1e-9, atol=1e-9)
-    assert not ahead[~graph.is_node].any()
-    assert not back[~graph.is_node].any()
+    assert not ahead[~(graph.is_node | graph.is_carrier)].any()
+    assert not back[~(graph.is_node | graph.is_carrier)].any()
     both = symmetric_action(graph, x, mode=mode, structural=structural)
     assert np.allclose(graph.slots_to_nodes(both), into + out_of, rtol=1e-9, atol=1e-9)
 

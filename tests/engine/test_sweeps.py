@@ -56,11 +56,12 @@ def test_paths_lengths_and_reach(seed):
     nodes = graph.slots_to_nodes
     start = torch.where(graph.is_source, 0, -1)
     assert nodes(passes.paths_from_sources(graph)).tolist() == count
-    assert nodes(sweep(graph, start, LONGEST)).tolist() == longest
-    assert nodes(sweep(graph, start, SHORTEST)).tolist() == shortest
+    assert nodes(sweep(graph, start, LONGEST), "max").tolist() == longest
+    assert nodes(sweep(graph, start, SHORTEST), "min").tolist() == shortest
     assert (nodes(sweep(graph, graph.is_source, BOOLEAN)) > 0.5).tolist() == [c > 0 for c in count]
     for prime in (7, 1_000_003, 562_949_953_421_231):  # small ones matter on counts that are small
-        assert nodes(sweep(graph, graph.is_source, Modular(prime))).tolist() == [c % prime for c in count]
+        residues = nodes(sweep(graph, graph.is_source, Modular(prime))) % prime  # two carriers make a score
+        assert residues.tolist() == [c % prime for c in count]
     assert passes.path_count(graph) == sum(count[v] for v in edges.outputs)
 
 
@@ -75,7 +76,7 @@ def test_values_near_a_large_prime(seed):
     for u in _topological(edges.num_nodes, after):
         for v in after[u]:
             count[v] = (count[v] + count[u]) % prime
-    assert graph.slots_to_nodes(sweep(graph, start, Modular(prime))).tolist() == count
+    assert (graph.slots_to_nodes(sweep(graph, start, Modular(prime))) % prime).tolist() == count
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -95,8 +96,8 @@ def test_forward_and_transposed_passes_meet(seed):
     graph = deepstruct.extract(*random_net(seed))
     ahead, back = passes.paths_from_sources(graph), passes.paths_to_outputs(graph)
     assert float(ahead[graph.is_output].sum()) == float(back[graph.is_source].sum())
-    assert passes.in_degree(graph)[graph.is_node].sum() == graph.num_edges
-    assert passes.out_degree(graph)[graph.is_node].sum() == graph.num_edges
+    assert graph.total(passes.in_degree(graph)) == graph.num_edges
+    assert graph.total(passes.out_degree(graph)) == graph.num_edges
 
 
 @pytest.mark.parametrize("seed", SEEDS)

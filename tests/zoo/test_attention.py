@@ -60,7 +60,7 @@ def test_causal_attention_looks_back_only():
     length = 5
     config = t.LlamaConfig(**sizes(use_cache=False, num_hidden_layers=1))
     graph = deepstruct.extract(t.LlamaModel(config).eval(), {"input_ids": tokens(length)})
-    scores = next(s for s in graph.spaces if s.kind == "mix")
-    assert scores.shape[-2:] == (length, length)
-    live = graph.is_node[scores.slots].view(2, length, length)
-    assert torch.equal(live, torch.ones(2, length, length, dtype=torch.bool).tril())
+    (space,) = graph.score_spaces
+    assert space.shape == (2, length, length)
+    assert space.scores is not None
+    assert torch.equal(space.scores.kept()[0], torch.ones(2, length, length, dtype=torch.bool).tril())

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from deepstruct.analyzers.operator.view import OperatorView
+from deepstruct.analyzers.operator.view import OperatorView, hidden_without
 from deepstruct.engine import passes
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import Metric
@@ -46,11 +46,11 @@ def _effective_edges(view: OperatorView) -> dict[str, int]:
 
 
 def _nodes(view: OperatorView) -> dict[str, int]:
-    return {s.name: int(view.graph.is_node[s.slots].sum()) for s in view.graph.spaces}
+    return {s.name: view.graph.nodes_in(s) for s in view.graph.spaces}
 
 
 def _effective_nodes(view: OperatorView) -> dict[str, int]:
-    return {s.name: int(view.effective[s.slots].sum()) for s in view.graph.spaces}
+    return view.effective_by_space
 
 
 def _weights(part: int) -> Callable[[OperatorView], dict[str, int]]:
@@ -78,31 +78,16 @@ def _density(view: OperatorView) -> dict[str, float]:
 
 
 def _dead(vector: str) -> Callable[[OperatorView], dict[str, int]]:
-    def compute(view: OperatorView) -> dict[str, int]:
-        dead = view.is_hidden & (getattr(view, vector) == 0)
-        return _by_space(view, dead)
-
-    return compute
-
-
-def _by_space(view: OperatorView, flags: np.ndarray) -> dict[str, int]:
-    position, out = 0, {}
-    for space in view.graph.spaces:
-        count = int(view.graph.is_node[space.slots].sum())
-        out[space.name] = int(np.count_nonzero(flags[position : position + count]))
-        position += count
-    return out
+    return lambda view: hidden_without(view, vector)
 
 
 def _mean(vector: str) -> Callable[[OperatorView], dict[str, float]]:
     def compute(view: OperatorView) -> dict[str, float]:
-        position, out = 0, {}
-        for space in view.graph.spaces:
-            count = int(view.graph.is_node[space.slots].sum())
-            if count:
-                out[space.name] = float(getattr(view, vector)[position : position + count].mean())
-            position += count
-        return out
+        means = {}
+        for name, counts in view.degree_counts_by_space(vector).items():
+            if counts.sum():
+                means[name] = float(np.arange(len(counts)) @ counts) / int(counts.sum())
+        return means
 
     return compute
 

@@ -6,9 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from deepstruct.analyzers.operator.view import OperatorView
+from deepstruct.analyzers.operator.view import OperatorView, hidden_without
 from deepstruct.engine import passes
 from deepstruct.errors import MetricError
 from deepstruct.metrics import degree, paths, reachability, size
@@ -91,14 +89,18 @@ def _degree_moment(vector: str, how: str) -> Callable[[OperatorView], float]:
 def _strength_moment(how: str) -> Callable[[OperatorView], float]:
     def compute(view: OperatorView) -> float:
         view.need_nodes()
-        values = view.strength
-        return float(values.mean() if how == "mean" else values.max() if how == "max" else values.var())
+        return view.strength_moments[how]
 
     return compute
 
 
-def _hidden_where(condition: Callable[[OperatorView], np.ndarray]) -> Callable[[OperatorView], int]:
-    return lambda view: int(np.count_nonzero(view.is_hidden & condition(view)))
+def _hidden_without(*vectors: str) -> Callable[[OperatorView], int]:
+    """Hidden nodes whose degrees of the given names are all 0."""
+
+    def compute(view: OperatorView) -> int:
+        return sum(hidden_without(view, *vectors).values())
+
+    return compute
 
 
 def _path_norm(mode: WeightMode) -> Callable[[OperatorView], float]:
@@ -137,18 +139,18 @@ METRICS: list[Metric] = [
     _shared("in_degree", lambda v: v.in_degree, default=False),
     _shared("out_degree", lambda v: v.out_degree, default=False),
     _shared("strength", lambda v: v.strength, default=False),
-    _own("effective", lambda v: v.graph.slots_to_nodes(v.effective), default=False, scope="node",
+    _own("effective", lambda v: v.effective_nodes, default=False, scope="node",
          definition="Whether the node is on a path from an input to an output (0 or 1)."),
-    _shared("effective_nodes", lambda v: int(v.effective.sum())),
+    _shared("effective_nodes", lambda v: sum(v.effective_by_space.values())),
     _shared("effective_edges", lambda v: sum(v.effective_edges)),
     _own("effective_parameters", lambda v: v.effective_parameters, orders=_ZEROTH, source=VK,
          definition="Stored weights with at least one edge on a path from an input to an output, tied ones once."),
     _own("effective_sparsity", _effective_sparsity, "1 - effective_parameters / weights.", orders=_ZEROTH, source=VK),
     _own("effective_compression", lambda v: _compression(v.effective_parameters, v.graph.num_weights),
          "weights / effective_parameters.", orders=_ZEROTH, source=VK),
-    _shared("dead_in", _hidden_where(lambda v: v.in_degree == 0)),
-    _shared("dead_out", _hidden_where(lambda v: v.out_degree == 0)),
-    _shared("isolated", _hidden_where(lambda v: (v.in_degree == 0) & (v.out_degree == 0))),
+    _shared("dead_in", _hidden_without("in_degree")),
+    _shared("dead_out", _hidden_without("out_degree")),
+    _shared("isolated", _hidden_without("in_degree", "out_degree")),
     _shared("path_count", lambda v: v.path_count, requires=("dag",)),
     _shared("path_count_log10", _log10, requires=("dag",)),
     _own("path_norm", _path_norm("abs"), orders=_ZEROTH, default=False, requires=("dag",),

@@ -17,6 +17,7 @@ from deepstruct.metrics.partition import DEFINITIONS, node_labels
 
 def _sums(view: OperatorView) -> GroupSums:
     def compute() -> GroupSums:
+        view.need_explicit_units("a partition of the nodes")
         labels = torch.zeros(view.graph.num_slots, dtype=torch.int64)
         labels[view.graph.is_node] = torch.from_numpy(node_labels(view.graph, view.context.settings))
         return group_sums(view.graph, labels)

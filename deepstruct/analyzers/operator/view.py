@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +14,8 @@ from deepstruct.engine.sweeps import apply, carry
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import AnalysisContext
 from deepstruct.structure.graph import StructureGraph
-from deepstruct.structure.operators import EdgeOperator, Identity
+from deepstruct.structure.operators import EdgeOperator, Identity, ScoreOperator
+from deepstruct.structure.scores import Join
 from deepstruct.structure.weights import WeightUnion
 
 _VECTORS = 7  # slot vectors of 8 bytes that are alive at once, at most
@@ -55,52 +57,117 @@ class OperatorView:
 
     # -- from vectors over slots to numbers over nodes: metrics go through these, never through slots themselves
 
-    def nodes(self, slots: torch.Tensor) -> np.ndarray:
-        """A vector over slots as an array over nodes, in node order."""
-        return self.graph.slots_to_nodes(slots)
+    def nodes(self, slots: torch.Tensor, join: Join | None = None) -> np.ndarray:
+        """A vector over slots as an array over nodes, in node order; `join` as in `StructureGraph.slots_to_nodes`."""
+        return self.graph.slots_to_nodes(slots, join)
 
     def total(self, slots: torch.Tensor) -> float:
         """Sum over the nodes of a vector over slots."""
-        return float(slots[self.graph.is_node].sum(dtype=torch.float64))
+        return self.graph.total(slots)
 
     def dot(self, left: torch.Tensor, right: torch.Tensor) -> float:
         """Inner product over the nodes of two vectors over slots."""
-        both = self.graph.is_node
-        return float(left[both].to(torch.float64) @ right[both].to(torch.float64))
+        return self.graph.dot(left, right)
+
+    def ones(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """The vector over slots that is 1 at every node."""
+        return self.graph.ones(dtype)
 
     def need_explicit_units(self, what: str) -> None:
         """Raise MetricError where some units have no slot of their own (implicit attention scores).
 
         For recurrences that do more to a vector over slots than to pass it along edges and add it up.
         """
+        self.graph.need_units(what)
+
+    def count_where(
+        self, condition: Callable[..., torch.Tensor], *slots: torch.Tensor, joins: Sequence[Join] | None = None
+    ) -> dict[str, int]:
+        """Per space the number of nodes for which a condition on the values of vectors over slots holds."""
+        out = {space.name: 0 for space in self.graph.spaces}
+        for space, values, counts in self.graph.blocks(*slots, joins=joins):
+            holds = condition(*values)
+            out[space.name] += int((holds if counts is None else counts[holds]).sum())
+        return out
+
+    # -- degrees
 
     @cached_property
+    def in_degree_slots(self) -> torch.Tensor:
+        """float64 per slot."""
+        return passes.in_degree(self.graph)
+
+    @cached_property
+    def out_degree_slots(self) -> torch.Tensor:
+        """float64 per slot."""
+        return passes.out_degree(self.graph)
+
+    @cached_property
+    def strength_slots(self) -> torch.Tensor:
+        """float64 per slot."""
+        return passes.strength(self.graph)
+
+    @property
     def in_degree(self) -> np.ndarray:
         """int64 per node."""
-        return self.graph.slots_to_nodes(passes.in_degree(self.graph)).astype(np.int64)
+        return self.nodes(self.in_degree_slots).astype(np.int64)
 
-    @cached_property
+    @property
     def out_degree(self) -> np.ndarray:
         """int64 per node."""
-        return self.graph.slots_to_nodes(passes.out_degree(self.graph)).astype(np.int64)
+        return self.nodes(self.out_degree_slots).astype(np.int64)
+
+    @property
+    def strength(self) -> np.ndarray:
+        """float64 per node."""
+        return self.nodes(self.strength_slots)
 
     def degree_counts(self, vector: str) -> tuple[np.ndarray, np.ndarray]:
         """The distinct values of "in_degree" or "out_degree", ascending, and how many nodes have each."""
         if vector not in self._degree_counts:
-            counts = np.bincount(getattr(self, vector))
+            per_space = self.degree_counts_by_space(vector)
+            top = max((len(counts) for counts in per_space.values()), default=0)
+            counts = np.zeros(top, np.int64)
+            for here in per_space.values():
+                counts[: len(here)] += here
             values = np.flatnonzero(counts)
             self._degree_counts[vector] = values, counts[values]
         return self._degree_counts[vector]
 
-    @cached_property
-    def strength(self) -> np.ndarray:
-        """float64 per node."""
-        return self.graph.slots_to_nodes(passes.strength(self.graph))
+    def degree_counts_by_space(self, vector: str) -> dict[str, np.ndarray]:
+        """Per space how many nodes have degree 0, 1, 2, ..."""
+        slots = self.in_degree_slots if vector == "in_degree" else self.out_degree_slots
+        out = {space.name: np.zeros(0, np.int64) for space in self.graph.spaces}
+        for space, (values,), counts in self.graph.blocks(slots):
+            # numbers of edges are below 2**53: float64 weights keep them whole
+            found = torch.bincount(values.to(torch.int64), weights=None if counts is None else counts.to(torch.float64))
+            total = np.zeros(max(len(found), len(out[space.name])), np.int64)
+            total[: len(out[space.name])] = out[space.name]
+            total[: len(found)] += found.to(torch.int64).numpy()
+            out[space.name] = total
+        return out
 
     @cached_property
+    def strength_moments(self) -> dict[str, float]:
+        """Mean, maximum and variance of the strength over the nodes."""
+        total, top = self.total(self.strength_slots), -np.inf
+        mean, squares = total / self.graph.num_nodes, 0.0
+        for _, (values,), counts in self.graph.blocks(self.strength_slots):
+            if values.numel():
+                top = max(top, float(values.max()))
+                apart = (values - mean).square()
+                squares += float(apart.sum() if counts is None else apart @ counts.to(apart.dtype))
+        return {"mean": mean, "max": top, "variance": squares / self.graph.num_nodes}
+
+    @cached_property
+    def hidden_slots(self) -> torch.Tensor:
+        """Boolean per slot: neither input nor output."""
+        return ~(self.graph.is_source | self.graph.is_output)
+
+    @property
     def is_hidden(self) -> np.ndarray:
         """Boolean per node: neither input nor output."""
-        return self.graph.slots_to_nodes(~(self.graph.is_source | self.graph.is_output)).astype(bool)
+        return self.nodes(self.hidden_slots).astype(bool)
 
     @cached_property
     def reached(self) -> torch.Tensor:
@@ -118,8 +185,18 @@ class OperatorView:
 
     @cached_property
     def effective(self) -> torch.Tensor:
-        """Boolean per slot: a node on at least one path from a source to an output."""
+        """Boolean per slot: a node on at least one path from a source to an output; False on carriers of scores."""
         return self.reached & self.reaching & self.graph.is_node
+
+    @property
+    def effective_nodes(self) -> np.ndarray:
+        """Boolean per node: on at least one path from a source to an output."""
+        return self.nodes(self.reached) & self.nodes(self.reaching)
+
+    @cached_property
+    def effective_by_space(self) -> dict[str, int]:
+        """Number of nodes of each space that are on a path from a source to an output."""
+        return self.count_where(torch.logical_and, self.reached, self.reaching)
 
     @cached_property
     def effective_edges(self) -> list[int]:
@@ -143,6 +220,8 @@ class OperatorView:
             return int((both if kept is None else both & kept).sum())
         if bool(source.all()) and bool(target.all()):
             return op.count()
+        if isinstance(op, ScoreOperator):
+            return op.count(source, target)
         out = carry(op, source.to(torch.float64), Counting())
         return round(float((out * target).sum()))
 
@@ -201,10 +280,10 @@ class OperatorView:
         Components are flooded one by one; nodes without any edge need no flooding.
         """
         graph = self.graph
-        alone = (self.in_degree == 0) & (self.out_degree == 0)
-        sizes = [1] * int(alone.sum())
-        rest = graph.is_node.clone()
-        rest[graph.is_node] = torch.from_numpy(~alone)
+        joined = (self.in_degree_slots != 0) | (self.out_degree_slots != 0)
+        rest = joined & graph.is_node
+        # scores are no seeds: each has an edge to the output that reads it, which is one
+        sizes = [1] * int((graph.is_node & ~joined).sum())
         floods = 0
         limit = int(self.context.settings.get("max_floods", 2000))
         while bool(rest.any()):
@@ -213,7 +292,19 @@ class OperatorView:
                 raise MetricError(f"more than {limit} components: flooding them one by one takes too long")
             start = torch.zeros(graph.num_slots)
             start[int(rest.to(torch.uint8).argmax())] = 1
-            found = (fixpoint(graph, start) > 0.5) & graph.is_node
-            sizes.append(int(found.sum()))
+            found = fixpoint(graph, start) > 0
+            sizes.append(int(graph.total(found)))
             rest &= ~found
         return sorted(sizes, reverse=True)
+
+
+def hidden_without(view: OperatorView, *vectors: str) -> dict[str, int]:
+    """Per space the hidden nodes whose degrees ("in_degree", "out_degree") are all 0."""
+    degrees = [getattr(view, f"{vector}_slots") for vector in vectors]
+
+    def holds(hidden: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        for value in values:
+            hidden = hidden & (value == 0)
+        return hidden
+
+    return view.count_where(holds, view.hidden_slots, *degrees)

@@ -1,5 +1,6 @@
 """Edge operators: the edges between two spaces of units as a linear operator, never as a list."""
 
+from deepstruct.structure.operators.attention import KeyScores, QueryScores, ScoreOperator, ScoreOutputs
 from deepstruct.structure.operators.base import EdgeOperator, Edges, WeightMode, WeightRef, alive
 from deepstruct.structure.operators.channels import Channels, Slice
 from deepstruct.structure.operators.conv import Conv
@@ -13,7 +14,11 @@ __all__ = [
     "EdgeOperator",
     "Edges",
     "Identity",
+    "KeyScores",
     "Matmul",
+    "QueryScores",
+    "ScoreOperator",
+    "ScoreOutputs",
     "Separable",
     "Slice",
     "Sparse",

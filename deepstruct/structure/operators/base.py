@@ -70,6 +70,10 @@ class EdgeOperator:
     def backward(self, y: torch.Tensor, mode: WeightMode = "pattern") -> torch.Tensor:
         raise NotImplementedError
 
+    def flow(self, x: torch.Tensor, y: torch.Tensor, mode: WeightMode = "pattern") -> float:
+        """Sum over the edges of source value x edge value x target value: <y, A x>, with y as `backward` takes it."""
+        return float((self.forward(x, mode) * y).sum())
+
     def weight_usage(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """For each stored weight the number of its edges from source elements in x to target elements in y."""
         raise NotImplementedError

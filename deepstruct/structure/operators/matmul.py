@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from deepstruct.structure.mask import Mask
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators.base import (
     EdgeOperator,
@@ -44,13 +45,18 @@ class Matmul(EdgeOperator):
         self.source, self.target, self.weight, self.threshold = source, target, weight, threshold
         self.inner, self.outer = source.shape[-1], target.shape[-1]
         self._dense = pattern is None if weight is None else all_alive(weight.tensor, threshold)
-        self._pattern = None if weight is not None else pattern
+        self._mask = None if weight is not None or pattern is None else Mask(pattern)
         self._holes = None if weight is None or self._dense else few_zeros(weight.tensor, threshold)
 
     @property
     def pattern(self) -> torch.Tensor | None:
         """Boolean matrix of the edges of a mix; None where they are all-to-all or weights."""
-        return self._pattern
+        return None if self._mask is None else self._mask.matrix
+
+    @property
+    def running(self) -> bool:
+        """Whether the pattern is that of a causal mask, so that products are running sums."""
+        return self._mask is not None and self._mask.stairs
 
     @property
     def dense(self) -> bool:
@@ -58,10 +64,8 @@ class Matmul(EdgeOperator):
         return self._dense
 
     def _matrix(self, mode: WeightMode, dtype: torch.dtype) -> torch.Tensor:
-        if self.weight is not None:
-            return weights_in(self.weight, mode, dtype, self.threshold)
-        assert self._pattern is not None
-        return self._pattern.to(dtype)
+        assert self.weight is not None
+        return weights_in(self.weight, mode, dtype, self.threshold)
 
     def forward(self, x: torch.Tensor, mode: WeightMode = "pattern") -> torch.Tensor:
         if self._dense and (mode == "pattern" or self.weight is None):
@@ -70,6 +74,8 @@ class Matmul(EdgeOperator):
             inner, outer = self._holes.T
             full = x.sum(-1, keepdim=True).expand(*x.shape[:-1], self.outer)
             return full.index_add(-1, outer, x[..., inner], alpha=-1)
+        if self._mask is not None:
+            return self._mask.forward(x)
         return x @ self._matrix(mode, x.dtype)
 
     def backward(self, y: torch.Tensor, mode: WeightMode = "pattern") -> torch.Tensor:
@@ -79,10 +85,12 @@ class Matmul(EdgeOperator):
             inner, outer = self._holes.T
             full = y.sum(-1, keepdim=True).expand(*y.shape[:-1], self.inner)
             return full.index_add(-1, inner, y[..., outer], alpha=-1)
+        if self._mask is not None:
+            return self._mask.backward(y)
         return y @ self._matrix(mode, y.dtype).transpose(-1, -2)
 
     def touches(self, units: torch.Tensor) -> torch.Tensor:
-        if self._pattern is None:
+        if self._mask is None:
             return units.any(-1, keepdim=True).expand(*units.shape[:-1], self.outer)
         return super().touches(units)
 
@@ -111,7 +119,7 @@ class Matmul(EdgeOperator):
             if self._dense:
                 return rows * self.inner * self.outer
             live = (
-                alive(self.weight.tensor, self.threshold) if self.weight is not None else self._pattern
+                alive(self.weight.tensor, self.threshold) if self.weight is not None else self.pattern
             )
             assert live is not None
             if live.dim() == 2:
@@ -123,11 +131,9 @@ class Matmul(EdgeOperator):
     def edges(self) -> Iterator[Edges]:
         rows_shape = self.source.shape[:-1]
         rows = torch.arange(self.source.numel // max(self.inner, 1))
-        if self.weight is None and self._pattern is None:
-            matrix: torch.Tensor = torch.ones(self.inner, self.outer, dtype=torch.bool)
-        elif self.weight is None:
-            assert self._pattern is not None
-            matrix = self._pattern
+        if self.weight is None:
+            pattern = self.pattern
+            matrix = torch.ones(self.inner, self.outer, dtype=torch.bool) if pattern is None else pattern
         else:
             matrix = self.weight.tensor
         if matrix.is_meta:
@@ -161,4 +167,4 @@ class Matmul(EdgeOperator):
             yield Edges(source, target, values.expand(part.numel(), -1).reshape(-1))
 
     def bytes(self) -> int:
-        return 0 if self._pattern is None else self._pattern.numel()
+        return 0 if self._mask is None else self._mask.matrix.numel()

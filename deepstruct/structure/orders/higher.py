@@ -42,7 +42,7 @@ def by_layer(graph: StructureGraph) -> Partition:
     labels = _by_space(graph, [space.index for space in graph.spaces])
     groups = []
     for space in graph.spaces:
-        if bool(graph.is_node[space.slots].any()):
+        if graph.nodes_in(space):
             kind = space.kind if space.is_source else "layer"
             groups.append(Group(space.name, space.path, kind, torch.tensor([space.index]), space.call,
                                 space.position, [space.name]))  # fmt: skip
@@ -58,7 +58,7 @@ def by_cell(
     labels = _by_space(graph, [order.setdefault(names[space.index], len(order)) for space in graph.spaces])
     groups = []
     for name, label in order.items():
-        members = [s for s in graph.spaces if names[s.index] == name and bool(graph.is_node[s.slots].any())]
+        members = [s for s in graph.spaces if names[s.index] == name and graph.nodes_in(s)]
         if members:
             first = members[0]
             kind = "source" if all(s.is_source for s in members) else "cell"

@@ -137,7 +137,7 @@ class Labelling:
     def on_nodes(self, space: Space) -> torch.Tensor:
         """Labels of the nodes of a space, each at least once: in order, but constant axes taken once."""
         part, node = self.parts[space.index], self.graph.is_node[space.slots]
-        if bool(node.all()):
+        if space.scores is not None or bool(node.all()):  # the labels of implicit scores are on their carriers
             return narrowed(part).reshape(-1)
         return part.reshape(-1)[node]
 
@@ -152,8 +152,10 @@ class Labelling:
 
 
 def slot_shape(space: Space) -> tuple[int, ...]:
-    """The shape of a space's slots: flat where they are not its units one by one."""
-    return space.shape if math.prod(space.shape) == space.numel else (space.numel,)
+    """The shape of a space's slots: that of its units, or of the carriers of implicit scores."""
+    if space.scores is None:
+        return space.shape
+    return (*space.scores.lead, space.scores.rows + space.scores.columns)
 
 
 def narrowed(labels: torch.Tensor) -> torch.Tensor:

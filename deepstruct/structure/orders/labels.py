@@ -14,7 +14,18 @@ import torch
 
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, Sparse
+from deepstruct.structure.operators import (
+    Conv,
+    EdgeOperator,
+    Identity,
+    KeyScores,
+    Matmul,
+    QueryScores,
+    ScoreOperator,
+    ScoreOutputs,
+    Separable,
+    Sparse,
+)
 from deepstruct.structure.orders.labelling import (
     Labelling,
     constant_along,
@@ -66,7 +77,8 @@ class _Channels:
             else:
                 for region in _regions(writers[space.index]):
                     local = self._local(region)
-                    labels = (narrowed(local) + self.first[space.index]).expand(local.shape)
+                    small = narrowed(local)
+                    labels = torch.where(small >= 0, small + self.first[space.index], -1).expand(local.shape)
                     self.labels.write(region[0].target, labels)
             self._rename(space)
             highest = narrowed(self.labels.parts[space.index])
@@ -104,8 +116,10 @@ class _Channels:
                 return local.expand(shape)
         if all(isinstance(op, Identity) for op in ops):
             return self._merged(ops)
-        if all(isinstance(op, Matmul) for op in ops):
-            return self._mixed([op for op in ops if isinstance(op, Matmul)])
+        if all(isinstance(op, (QueryScores, KeyScores)) for op in ops):
+            return self._scored(ops)
+        if all(isinstance(op, (Matmul, ScoreOutputs)) for op in ops):
+            return self._mixed(ops)
         if len(ops) == 1:
             inherited = self._inherited(ops[0])
             if inherited is not None:
@@ -126,11 +140,12 @@ class _Channels:
             return numbers[counts.index(max(counts))]
         return local
 
-    def _mixed(self, ops: list[Matmul]) -> torch.Tensor:
+    def _mixed(self, ops: list[EdgeOperator]) -> torch.Tensor:
         """Values first (the transposed side, written last), then weights, then the batch index."""
         shape = ops[0].target.shape
         for op in reversed(ops):
-            constant = constant_along(self.labels.read(op.source), -1)
+            labels = self.labels.read(op.source)
+            constant = _constant_in_rows(op, labels) if isinstance(op, ScoreOutputs) else constant_along(labels, -1)
             if constant is not None and int(narrowed(constant).min()) >= 0:
                 local = numbered(constant).expand(op.target.shape)
                 return local if op.target.shape == shape and op is ops[0] else _aligned(op, ops[0], local)
@@ -138,6 +153,23 @@ class _Channels:
         for n in shape[:-2]:
             batch *= n
         return torch.arange(batch).view(*shape[:-2], 1, 1).expand(shape)
+
+    def _scored(self, ops: list[EdgeOperator]) -> torch.Tensor:
+        """Labels of the carriers of scores, as `_mixed` gives them to their units: on the columns if the keys decide,
+        on the rows if the queries or the heads do; -1 on the other part, and where there is no unit."""
+        scores = ops[0].target.scores
+        assert scores is not None
+        nothing = torch.full((), -1)
+        for op in reversed(ops):
+            constant = constant_along(self.labels.read(op.source), -1)
+            if constant is None or int(constant.min()) < 0:
+                continue
+            local = numbered(constant).squeeze(-1)
+            if isinstance(op, KeyScores):
+                return scores.joined(nothing, torch.where(scores.column_counts > 0, local, -1))
+            return scores.joined(torch.where(scores.row_counts > 0, local, -1), nothing)
+        head = torch.arange(scores.heads).view(*scores.lead, 1)
+        return scores.joined(torch.where(scores.row_counts > 0, head, -1), nothing)
 
     def _inherited(self, op: EdgeOperator) -> torch.Tensor | None:
         labels = self.labels.read(op.source)
@@ -178,7 +210,25 @@ def _regions(ops: list[EdgeOperator]) -> list[list[EdgeOperator]]:
     return done
 
 
-def _aligned(op: Matmul, first: Matmul, local: torch.Tensor) -> torch.Tensor:
+def _constant_in_rows(op: ScoreOutputs, labels: torch.Tensor) -> torch.Tensor | None:
+    """Labels of scores by their carriers, as one label per row (*lead, rows, 1) where that is possible, else None."""
+    scores = op.scores
+    rows, columns = scores.split(labels)
+    if bool((rows >= 0).any()):
+        return rows.unsqueeze(-1)
+    if scores.mask is None:
+        one = constant_along(columns, -1)
+        return None if one is None else one.unsqueeze(-1).expand(*scores.lead, scores.rows, 1)
+    found = []
+    for kept, here in zip(scores.kept_by_head(), columns.reshape(scores.heads, -1), strict=True):
+        one = constant_along(torch.where(kept, here, -1), -1)
+        if one is None:
+            return None
+        found.append(one)
+    return torch.stack(found).view(*scores.lead, scores.rows, 1)
+
+
+def _aligned(op: EdgeOperator, first: EdgeOperator, local: torch.Tensor) -> torch.Tensor:
     """Labels over op's target as labels over the target of `first` (the same slots, perhaps transposed)."""
     turned = (*range(local.dim() - 2), -1, -2)
     here, there = op.target, first.target
@@ -251,11 +301,19 @@ def _heads(graph: StructureGraph, labels: Labelling, first: list[int]) -> dict[i
     found: dict[int, dict[int, int]] = {}
     mixed: set[int] = set()
     for op in graph.operators:
-        if not isinstance(op, Matmul) or op.weighted or len(op.source.shape) < 3:
+        if isinstance(op, ScoreOperator):
+            lead = op.scores.lead
+        elif isinstance(op, Matmul) and not op.weighted:
+            lead = op.source.shape[:-2]
+        else:
             continue
-        lead = op.source.shape[:-2]
-        batch = torch.arange(torch.Size(lead).numel()).view(*lead, 1, 1).expand(op.source.shape)
+        if not lead:
+            continue
+        rest = [1] * (len(op.source.shape) - len(lead))
+        batch = torch.arange(torch.Size(lead).numel()).view(*lead, *rest).expand(op.source.shape)
         for index, channels, heads in _read_by(op.source, labels, batch):
+            if op.source.scores is not None:  # one part of the carriers has the labels
+                channels, heads = channels[channels >= 0], heads[channels >= 0]
             here = torch.stack([channels - first[index], heads]).unique(dim=1)
             table = found.setdefault(index, {})
             for label, head in here.T.tolist():

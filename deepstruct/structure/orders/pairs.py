@@ -14,7 +14,19 @@ from typing import NamedTuple
 
 import torch
 
-from deepstruct.structure.operators import Channels, Conv, EdgeOperator, Identity, Matmul, Separable, Slice, WeightRef
+from deepstruct.structure.operators import (
+    Channels,
+    Conv,
+    EdgeOperator,
+    Identity,
+    KeyScores,
+    Matmul,
+    ScoreOperator,
+    ScoreOutputs,
+    Separable,
+    Slice,
+    WeightRef,
+)
 from deepstruct.structure.operators.base import alive
 from deepstruct.structure.orders.labelling import constant_along, distinct, narrowed, narrowed_together
 
@@ -118,6 +130,8 @@ def label_pairs(op: EdgeOperator, source: torch.Tensor, target: torch.Tensor) ->
         if kept is not None:
             source = source.masked_fill(~kept, -1)
         yield from _elementwise(source, target)
+    elif isinstance(op, ScoreOperator):
+        yield from _scored(op, source, target)
     elif isinstance(op, Channels):
         yield from _channels(op, source, target)
     elif isinstance(op, Matmul):
@@ -161,6 +175,27 @@ def _mix(op: Matmul, source: torch.Tensor, target: torch.Tensor) -> Iterator[Fou
                 continue
             here = pattern[place]
             yield _product(op, WeightRef(("pattern",), here.to(torch.float32), False), a, c, times)
+
+
+def _scored(op: ScoreOperator, source: torch.Tensor, target: torch.Tensor) -> Iterator[Pairs]:
+    """The label of a score is that of its row carrier where that has one, else that of its column carrier."""
+    scores, reads, by_column = op.scores, isinstance(op, ScoreOutputs), isinstance(op, KeyScores)
+    carriers, other = (source, target) if reads else (target, source)
+    rows, columns = scores.split(carriers)
+    rows = torch.where(scores.row_counts > 0, rows, -1)
+    columns = torch.where(scores.column_counts > 0, columns, -1)
+    labeled_by_column = not bool((rows >= 0).any())
+    labels = columns if labeled_by_column else rows
+    if labeled_by_column != by_column:  # labels run along the other axis: fine where each head has a single one
+        one = labels.amax(-1, keepdim=True)
+        if not bool(((labels == one) | (labels < 0)).all()):
+            shape = (*scores.lead, scores.rows, scores.columns)
+            units = labels.unsqueeze(-2 if labeled_by_column else -1).expand(shape)
+            yield from _explicit(op, units, other) if reads else _explicit(op, other, units)
+            return
+        labels = torch.where((scores.column_counts if by_column else scores.row_counts) > 0, one, -1)
+    beside = labels.unsqueeze(-1).expand(other.shape)
+    yield from _elementwise(beside, other) if reads else _elementwise(other, beside)
 
 
 def _across(

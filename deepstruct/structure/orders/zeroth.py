@@ -10,6 +10,7 @@ import torch
 from deepstruct.errors import InputError
 from deepstruct.structure.fuse import fuse_sums
 from deepstruct.structure.graph import StructureGraph
+from deepstruct.structure.implicit import make_implicit
 from deepstruct.structure.node import has_values
 from deepstruct.structure.operators import EdgeOperator
 from deepstruct.structure.reader import Progress, Reader
@@ -58,13 +59,18 @@ def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress 
     for name, id in trace.outputs:
         signal = reader.signals.get(id)
         if signal is not None:
-            index = signal.index
-            is_output[index[index >= 0]] = True
-            outputs.append((name, builder.operand(signal)))
+            operand = builder.operand(signal)
+            if operand.stride is not None and operand.injective:
+                operand.gather(is_output).fill_(True)
+            else:
+                is_output[signal.index[signal.index >= 0]] = True
+            outputs.append((name, operand))
         else:
             notes.append(f"output {name!r} does not depend on activations: it has no units")
     notes += _empty_buffers(trace)
     notes += _valueless(builder.operators, settings) + silent_layers(builder.operators)
+    if settings.attention == "implicit":
+        is_output = make_implicit(builder.spaces, builder.operators, is_output, outputs)
     parent = fuse_sums(builder.spaces, builder.operators, is_output)
     parameters = sum(_numel(trace, id) for id in set(trace.parameters.values()))
     name = trace.calls[0].name if trace.calls else "model"

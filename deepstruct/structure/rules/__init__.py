@@ -13,6 +13,7 @@ def deepstruct_rules() -> list[Rule]:
     """All built-in rules."""
     from deepstruct.structure.rules import (
         algebra,
+        attention,
         contraction,
         loss,
         masked,
@@ -28,5 +29,6 @@ def deepstruct_rules() -> list[Rule]:
 
     files = (
         pointwise, reindex, scatter, contraction, window, norm, recurrent, sample, spectral, algebra, loss, masked,
+        attention,
     )  # fmt: skip
     return [rule for file in files for rule in file.rules.rules]

@@ -9,7 +9,7 @@ import torch
 
 from deepstruct.structure.builder import Builder
 from deepstruct.structure.node import Arg, Node
-from deepstruct.structure.operand import CONST, ZERO, Operand
+from deepstruct.structure.operand import CONST, MASKED, ZERO, Operand
 from deepstruct.structure.operators import Conv, Matmul, WeightRef
 from deepstruct.structure.rules.base import RuleSet
 from deepstruct.structure.signal import Signal
@@ -35,7 +35,11 @@ def addmm(b: Builder, node: Node) -> Signal:
     if _any(left, right) and alpha != 0:
         inner = _inner(b, node.name, left, right, shape, bias=constant and beta != 0)
     if constant or beta == 0:
-        return Signal(torch.full(shape, ZERO if beta == 0 else CONST)) if inner is None else inner
+        if inner is None:
+            return Signal(torch.full(shape, ZERO if beta == 0 else CONST))
+        masks = constant and beta != 0 and start.known() and not start.data_dependent
+        masked = start.tensor() * beta <= b.settings.mask_threshold if masks else None
+        return inner if masked is None or not bool(masked.any()) else inner.filled(masked, MASKED)
     first = start.signal.mapped(lambda t: t.expand(shape))
     return first if inner is None else b.merge([first, inner], additive=True)
 

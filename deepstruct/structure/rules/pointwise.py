@@ -25,7 +25,7 @@ _KEEPS_ZERO = frozenset({
     "dropout", "native_dropout", "fmod", "remainder", "i0e", "relu_",
 })  # fmt: skip
 _AFFINE = frozenset({"neg", "add", "sub", "rsub", "mul", "div", "positive", "real", "imag"})
-_RANDOM = "activations are multiplied by random numbers (dropout in training mode): that was ignored, as in evaluation"
+RANDOM = "activations are multiplied by random numbers (dropout in training mode): that was ignored, as in evaluation"
 
 
 def _shaped(signal: Signal, shape: tuple[int, ...]) -> Signal:
@@ -88,7 +88,7 @@ def mul(b: Builder, node: Node) -> Signal:
     other = right if isinstance(left, Arg) and left.signal is not None else left
     if isinstance(other, Arg):
         if other.random:
-            b.note(_RANDOM)
+            b.note(RANDOM)
         if other.data_dependent or other.random:
             return b.one_to_one(x, linear=True)
         zeros = other.zeros()
@@ -176,7 +176,7 @@ def squash(b: Builder, node: Node) -> Signal:
 @rules.op("native_dropout")
 def dropout(b: Builder, node: Node) -> list[Signal | None]:
     """Dropout in training mode: the units are those of evaluation."""
-    b.note(_RANDOM)
+    b.note(RANDOM)
     return [node.signals()[0], None]
 
 
