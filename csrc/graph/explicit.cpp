@@ -20,6 +20,12 @@ int lowest(uint64_t bits) {  // position of the lowest one
 #endif
 }
 
+int population(uint64_t bits) {  // number of ones
+  bits -= bits >> 1 & 0x5555555555555555u;
+  bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+  return static_cast<int>(((bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
+}
+
 // Whether elements map to consecutive nodes: then a target is an addition, not a look-up.
 bool consecutive(const int32_t* node, int64_t size) {
   if (size == 0 || node[0] < 0) return false;
@@ -143,21 +149,30 @@ void positions(const Window& w, const Combination& here, int64_t channel, Emit e
   }
 }
 
+// How many bits of one channel are set.
+int64_t ones(const Window& w, int64_t channel) {
+  const uint64_t* bits = w.alive + channel * w.words();
+  int64_t total = 0;
+  for (int64_t word = 0; word < w.words(); ++word) total += population(bits[word]);
+  return total;
+}
+
 // The taps of one channel that are alive, by ascending output element.
 void entries_of(const Window& w, int64_t channel, std::vector<Entry>& entries) {
-  entries.clear();
+  entries.resize(static_cast<std::size_t>(ones(w, channel)));
+  Entry* entry = entries.data();
   const uint64_t* bits = w.alive + channel * w.words();
   const uint32_t taps = static_cast<uint32_t>(w.taps);
   for (int64_t word = 0; word < w.words(); ++word)
     for (uint64_t rest = bits[word]; rest != 0; rest &= rest - 1) {
       const uint32_t at = static_cast<uint32_t>(word * 64 + lowest(rest));
       const uint32_t o = taps == 1 ? at : at / taps;
-      entries.push_back({static_cast<int32_t>(o), static_cast<int32_t>(at - o * taps)});
+      *entry++ = {static_cast<int32_t>(o), static_cast<int32_t>(at - o * taps)};
     }
   if (!w.mirrored) return;
   // Outputs were packed backwards, so that the whole turns round at once: outputs ascend then, and taps descend.
   std::reverse(entries.begin(), entries.end());
-  for (Entry& entry : entries) entry.output = static_cast<int32_t>(w.group_out - 1 - entry.output);
+  for (Entry& turned : entries) turned.output = static_cast<int32_t>(w.group_out - 1 - turned.output);
 }
 
 std::vector<std::vector<Class>> all_classes(const Window& w, std::vector<std::size_t>& sizes) {
@@ -313,21 +328,25 @@ struct RowSorter {
 
 template <typename T>
 void pack(const Window& w, const T* data, const Places& p, T threshold, uint64_t* bits) {
-  const int64_t words = w.words(), tile = 512;
+  const int64_t words = w.words(), tile = 2048;
   const auto group = [&](int64_t c) { return c / w.group_in * p.group; };
   if (w.taps == 1 && !w.mirrored && w.channels == w.group_in) {  // a matrix: channels inside, as they lie in memory
     for (int64_t begin = 0; begin < w.channels; begin += tile)
       for (int64_t word = 0; word < words; ++word) {
         const int64_t size = std::min(tile, w.channels - begin), last = std::min<int64_t>(w.group_out, word * 64 + 64);
-        uint64_t here[512] = {};
-        for (int64_t o = word * 64; o < last; ++o) {
-          const T* row = data + begin * p.channel + o * p.output + p.taps[0];
-          const int shift = static_cast<int>(o & 63);
-          if (p.channel == 1)
-            for (int64_t c = 0; c < size; ++c) here[c] |= static_cast<uint64_t>(is_edge(row[c], threshold)) << shift;
-          else
-            for (int64_t c = 0; c < size; ++c)
-              here[c] |= static_cast<uint64_t>(is_edge(row[c * p.channel], threshold)) << shift;
+        uint64_t here[2048] = {};
+        for (int64_t eight = word * 64; eight < last; eight += 8) {
+          uint8_t byte[2048] = {};  // of eight outputs: what fits more lanes of a vector than a word does
+          for (int64_t o = eight; o < std::min(eight + 8, last); ++o) {
+            const T* row = data + begin * p.channel + o * p.output + p.taps[0];
+            const uint8_t bit = static_cast<uint8_t>(1 << (o & 7));
+            if (p.channel == 1 && threshold == 0)
+              for (int64_t c = 0; c < size; ++c) byte[c] |= row[c] != 0 ? bit : uint8_t{0};
+            else
+              for (int64_t c = 0; c < size; ++c) byte[c] |= is_edge(row[c * p.channel], threshold) ? bit : uint8_t{0};
+          }
+          const int shift = static_cast<int>(eight & 63);
+          for (int64_t c = 0; c < size; ++c) here[c] |= static_cast<uint64_t>(byte[c]) << shift;
         }
         for (int64_t c = 0; c < size; ++c) bits[(begin + c) * words + word] = here[c];
       }
@@ -363,8 +382,12 @@ void count(const Window& window, const Ends& ends, int64_t* degree) {
     std::vector<Entry> entries;
     for (int64_t c = 0; c < window.channels; ++c) {
       std::fill(alive.begin(), alive.end(), 0);
-      entries_of(window, c, entries);
-      for (const Entry& entry : entries) ++alive[static_cast<std::size_t>(entry.tap)];
+      if (window.taps == 1) {
+        alive[0] = ones(window, c);
+      } else {
+        entries_of(window, c, entries);
+        for (const Entry& entry : entries) ++alive[static_cast<std::size_t>(entry.tap)];
+      }
       for (const Combination& here : table) {
         int64_t size = 0;
         for (const Tap& tap : here.taps) size += alive[static_cast<std::size_t>(tap.tap)];
