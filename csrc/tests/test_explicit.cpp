@@ -79,7 +79,7 @@ static void random_layer(Layer& l) {
   const int64_t groups = chance(0.6) ? 1 : pick(2, 3), rank = pick(0, 3);
   const bool forward = chance(0.6);
   w.batch = pick(1, 2);
-  w.group_in = chance(0.1) ? pick(500, 1100) : pick(1, 4);
+  w.group_in = chance(0.1) ? pick(1900, 2300) : pick(1, 4);
   w.group_out = chance(0.2) && w.group_in < 5 ? pick(60, 140) : pick(1, 4);
   w.channels = groups * w.group_in;
   for (int64_t a = 0; a < rank; ++a) {
