@@ -137,6 +137,8 @@ def push(
     weighted = mode != "pattern" and op.weight is not None
     if weighted and (semiring not in _WEIGHTED or op.weight is None or op.weight.tensor.is_meta):
         return False
+    if isinstance(op, Matmul) and op.running:
+        return False  # a running sum takes a step per element, an explicit pattern one per pair
     call = _Call(graph, semiring, prime, threads())
     if type(op) is Identity:
         _identity(call, op, source, out, join)
