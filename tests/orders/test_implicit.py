@@ -167,8 +167,8 @@ def test_self_loops_do_not_hang_on_the_way_up():
         assert direct.quotient("third").num_self_loops == by_steps.quotient("third").num_self_loops
         assert graph.quotient("third").num_self_loops == first.quotient("third").num_self_loops
         some |= direct.num_self_loops > first.num_self_loops > 0 or 0 < direct.num_self_loops < first.num_self_loops
-        labels = torch.cat([torch.full((s.numel,), s.index) for s in graph.spaces])[graph.is_node].numpy()
         edges = graph.edge_list()
+        labels = edges.space
         within = labels[edges.source] == labels[edges.target]
         assert direct.num_self_loops == len(np.unique(labels[edges.source[within]]))
     assert some

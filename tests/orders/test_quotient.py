@@ -16,7 +16,7 @@ from tests.random_nets import random_net
 def brute_quotient(graph, labels, groups):
     """{(space name, index) pair: [has weight edge, sum of |w|]}, self-loops left out."""
     edges = graph.edge_list()
-    label = labels.tensor()[graph.is_node].numpy()
+    label = graph.slots_to_nodes(labels.tensor(), "max")
     place = {}
     for group in groups:
         for k, value in enumerate(group.labels.tolist()):
