@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from deepstruct.errors import MetricError, StructureError
+from deepstruct.errors import CapacityError, StructureError
 from deepstruct.structure.csr import ExplicitCsr, build_csr, weights_wanted
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
 from deepstruct.structure.fuse import ParentField, live_slots
@@ -113,11 +113,11 @@ class StructureGraph:
         return carrier
 
     def need_units(self, what: str) -> None:
-        """Raise MetricError where some units have no slot of their own: the scores of implicit attention."""
+        """Raise CapacityError where some units have no slot of their own: the scores of implicit attention."""
         spaces = self.score_spaces
         if spaces:
             count = sum(self.nodes_in(s) for s in spaces)
-            raise MetricError(
+            raise CapacityError(
                 f"{what} needs a value for each of the {count:,} attention scores, which are held by rows and columns "
                 f'here ({spaces[0].name!r} is the first): extract or analyze with attention="units" to compute it'
             )

@@ -187,12 +187,12 @@ def test_density_and_threshold_cut():
 
 def test_a_metric_that_needs_too_much_is_skipped_with_its_estimate():
     net = mlp(40, 40, 40)
-    report = deepstruct.analyze(net, orders="zeroth", metrics=["edges", "butterflies"], max_memory=50_000)
+    report = deepstruct.analyze(net, orders="zeroth", metrics=["edges", "triangles"], max_memory=50_000)
     assert report["zeroth"]["edges"] == 3200
-    (line,) = [s for s in report.skipped if s.name == "butterflies"]
+    (line,) = [s for s in report.skipped if s.name == "triangles"]
     assert line.estimate_bytes > 50_000
     with pytest.raises(MetricError, match="max_memory"):
-        report["zeroth"]["butterflies"]
+        report["zeroth"]["triangles"]
 
 
 def test_exports_agree_with_the_graph():

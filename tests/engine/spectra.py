@@ -15,7 +15,7 @@ from tests.random_nets import random_net
 
 def small_graphs(seeds: Any, nodes: int = 250) -> list[StructureGraph]:
     """Zeroth-order graphs of random nets with at most so many nodes."""
-    graphs = [deepstruct.extract(*random_net(seed)) for seed in seeds]
+    graphs = [deepstruct.extract(*random_net(seed), attention="units") for seed in seeds]
     return [graph for graph in graphs if graph.num_nodes <= nodes and graph.num_edges]
 
 

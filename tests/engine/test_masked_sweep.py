@@ -44,7 +44,7 @@ def some_removals(graph: StructureGraph, count: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_nets_without_some_nodes(seed: int) -> None:
-    graph = deepstruct.extract(*random_net(seed))
+    graph = deepstruct.extract(*random_net(seed), attention="units")
     net, removed = explicit(graph), some_removals(graph, 5)
     expected = [brute_force(graph, net, ids) for ids in removed]
     assert effective_after(graph, removed) == [nodes for nodes, _ in expected]
@@ -53,7 +53,7 @@ def test_random_nets_without_some_nodes(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [2, 5, 11])
 def test_more_removals_than_a_word_has_bits(seed: int) -> None:
-    graph = deepstruct.extract(*random_net(seed))
+    graph = deepstruct.extract(*random_net(seed), attention="units")
     removed = some_removals(graph, 130)
     assert effective_after(graph, removed) == [n for ids in removed for n in effective_after(graph, [ids])]
 

@@ -32,17 +32,13 @@ native = pytest.mark.skipif(_native.load() is None, reason="the compiled graph k
 
 def brute(graph: StructureGraph) -> list[tuple[int, int, float]]:
     """Sorted (source, target, weight) of every edge, straight from the operators, one by one."""
-    ids = graph.node_ids().tolist()
-    parent = list(range(graph.num_slots)) if graph.parent is None else graph.parent.tolist()
     edges = []
     for op in graph.operators:
-        source, target = op.source.index().reshape(-1).tolist(), op.target.index().reshape(-1).tolist()
+        source, target = (side.tolist() for side in graph.element_nodes(op))
         for piece in op.edges():
             for e, f, w in zip(*(column.tolist() for column in piece), strict=True):
                 if source[e] >= 0 and target[f] >= 0:
-                    u, v = ids[source[e]], ids[parent[target[f]]]
-                    if u >= 0 and v >= 0:
-                        edges.append((u, v, w))
+                    edges.append((source[e], target[f], w))
     return sorted(edges, key=lambda edge: (edge[0], edge[1], math.isnan(edge[2]), edge[2]))
 
 
@@ -348,7 +344,8 @@ def test_exports_have_the_same_edges(seed: int) -> None:
 def test_node_table(seed: int) -> None:
     """Columns by whole spaces are what one finds node by node."""
     model, x = random_net(seed)
-    for graph in (build_graph(model, x), build_graph(model, x).quotient("first")):
+    units = build_graph(model, x, attention="units")
+    for graph in (units, units.quotient("first")):
         node, source, output = (v.tolist() for v in (graph.is_node, graph.is_source, graph.is_output))
         rows = []
         for space in graph.spaces:

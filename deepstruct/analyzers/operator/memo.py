@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary
 
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine.steps import Steps
-from deepstruct.errors import CapacityError, MetricError
 
 T = TypeVar("T")
 _kept: WeakKeyDictionary[OperatorView, dict[str, Any]] = WeakKeyDictionary()
@@ -25,10 +24,7 @@ def once(view: OperatorView, key: str, compute: Callable[[], T]) -> T:
 
 def need_units(view: OperatorView, what: str) -> None:
     """Leave a metric that needs a slot for every unit to the explicit graph, where some have none."""
-    try:
-        view.need_explicit_units(what)
-    except MetricError as error:
-        raise CapacityError(str(error)) from error
+    view.need_explicit_units(what)
 
 
 def steps(view: OperatorView, what: str) -> Steps:

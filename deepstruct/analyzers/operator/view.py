@@ -74,7 +74,7 @@ class OperatorView:
         return self.graph.ones(dtype)
 
     def need_explicit_units(self, what: str) -> None:
-        """Raise MetricError where some units have no slot of their own (implicit attention scores).
+        """Raise CapacityError where some units have no slot of their own (implicit attention scores).
 
         For recurrences that do more to a vector over slots than to pass it along edges and add it up.
         """

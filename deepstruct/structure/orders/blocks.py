@@ -239,6 +239,8 @@ def operators_of(
     if weighted is not None:
         weighted.settle()
         for number, r in enumerate(weighted.rectangles):
+            if r.holes.numel() == r.sources.numel() * r.targets.numel():
+                continue  # nothing but self-loops
             here, there = _some(source, r.sources), _some(target, r.targets)
             made.append(Channels(here, there, r.slices, (*key, number), r.holes))
         if weighted.matrix is not None and not weighted.unknown:
