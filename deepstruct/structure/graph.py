@@ -310,8 +310,8 @@ class StructureGraph:
 
     def dot(self, left: torch.Tensor, right: torch.Tensor) -> float:
         """Inner product over the nodes of two vectors over slots that add up (no lengths, no truth values)."""
-        node = self.is_node
-        amount = float(left[node].to(torch.float64) @ right[node].to(torch.float64))
+        products = left.to(torch.float64) * right.to(torch.float64)
+        amount = float(products.masked_fill_(~self.is_node, 0).sum())
         for space in self.score_spaces:
             assert space.scores is not None
             amount += space.scores.dot(left[space.slots], right[space.slots])

@@ -13,7 +13,6 @@ import torch
 from deepstruct.analyzers.operator.layers import _space_of
 from deepstruct.analyzers.operator.memo import once
 from deepstruct.analyzers.operator.view import OperatorView
-from deepstruct.engine import passes
 from deepstruct.engine.adjacency import adjacency_action, ones_on_nodes
 from deepstruct.errors import CapacityError, MetricError
 from deepstruct.metrics import assortativity, degree
@@ -47,9 +46,13 @@ def _counts(view: OperatorView, vector: str) -> tuple[np.ndarray, np.ndarray]:
     view.need_nodes()
     if vector != "degree":
         return view.degree_counts(vector)
-    counts = np.bincount(_degree(view))
-    values = np.flatnonzero(counts)
-    return values, counts[values]
+
+    def total() -> tuple[np.ndarray, np.ndarray]:
+        counts = np.bincount(_degree(view))
+        values = np.flatnonzero(counts)
+        return values, counts[values]
+
+    return once(view, "degree counts", total)
 
 
 def _moment(vector: str, power: int) -> Callable[[OperatorView], float]:
@@ -61,7 +64,7 @@ def _moment(vector: str, power: int) -> Callable[[OperatorView], float]:
 
 def _slots(view: OperatorView) -> dict[str, torch.Tensor]:
     """In- and out-degree per slot."""
-    return once(view, "degrees", lambda: {"in": passes.in_degree(view.graph), "out": passes.out_degree(view.graph)})
+    return {"in": view.in_degree_slots, "out": view.out_degree_slots}
 
 
 def _across(view: OperatorView, which: str) -> torch.Tensor:
@@ -104,11 +107,11 @@ def _weighted(weight: np.ndarray, *values: np.ndarray) -> float:
 
 def _undirected(view: OperatorView) -> float:
     """Correlation of total degrees over the edges, each taken both ways."""
-    ends = _degree(view)
-    ends = ends[ends > 0]
+    ends, counts = _counts(view, "degree")
+    ends, counts = ends[ends > 0], counts[ends > 0]
     assortativity.need_varied(ends, ends)
     both = _slots(view)["in"] + _slots(view)["out"]
-    total, square = _weighted(ends, ends), _weighted(ends, ends, ends)
+    total, square = _weighted(counts, ends, ends), _weighted(counts, ends, ends, ends)
     product = 2 * view.dot(both, _across(view, "in") + _across(view, "out"))
     return _pearson(2 * view.graph.num_edges, (total, total), (square, square), product)
 
