@@ -12,6 +12,7 @@ import numpy.typing as npt
 from deepstruct.analyzers.passes import (
     Adjacency,
     DagSweep,
+    adjacency,
     breadth_first,
     topological_levels,
 )
@@ -103,6 +104,16 @@ class IgraphView(ExplicitView):
     def longest_from_inputs(self) -> npt.NDArray[np.float64]:
         """Most edges on a path from an input to each node, -inf where none leads."""
         return self.sweep.longest(self.inputs, self.num_nodes)
+
+
+    def effective_among(self, kept: npt.NDArray[np.bool_]) -> tuple[int, int]:
+        """Effective nodes and edges of the graph without the nodes that are not kept (boolean per node)."""
+        stays = kept[self.edges.source] & kept[self.edges.target]
+        source, target, n = self.edges.source[stays], self.edges.target[stays], self.num_nodes
+        ahead = breadth_first(adjacency(n, source, target), self.inputs[kept[self.inputs]]) >= 0
+        back = breadth_first(adjacency(n, target, source), self.outputs[kept[self.outputs]]) >= 0
+        alive = ahead & back
+        return int(np.count_nonzero(alive)), int(np.count_nonzero(alive[source] & alive[target]))
 
 
 class IgraphAnalyzer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from deepstruct.structure.operand import Operand
@@ -120,7 +121,10 @@ def fan_in(op: EdgeOperator, transpose: bool) -> int:
 
 @dataclass(frozen=True)
 class Boolean(Semiring):
-    """(or, and) on bytes: each of the eight bits is a sweep of its own (0 and 1 for a single one)."""
+    """(or, and) on bytes: each of the eight bits is a sweep of its own (0 and 1 for a single one).
+
+    On wider integers the same, with more bits: see `deepstruct.engine.semirings_words`.
+    """
 
     dtype: torch.dtype = torch.uint8
     native: str = "or_u8"
@@ -128,10 +132,8 @@ class Boolean(Semiring):
     def carry(self, op: EdgeOperator, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         run: Callable[[torch.Tensor], torch.Tensor] = op.backward if transpose else op.forward
         out = torch.zeros((), dtype=self.dtype)
-        for bit in range(8):
+        for bit in present(values):
             mark = (values >> bit) & 1
-            if not bool(mark.any()):
-                continue
             # a fast convolution may leave 1e-7 where nothing is
             out = out | ((run(mark.to(torch.float32)) > 0.5).to(self.dtype) << bit)
         return out.expand(op.source.shape if transpose else op.target.shape)
@@ -140,12 +142,16 @@ class Boolean(Semiring):
         if operand.stride is not None and operand.injective:
             operand.gather(slots).bitwise_or_(values)
             return
-        for bit in range(8):
-            mark = (values >> bit) & 1
-            if bool(mark.any()):
-                arrived = torch.zeros_like(slots)
-                operand.reduce(arrived, mark, "amax")
-                slots |= arrived << bit
+        for bit in present(values):
+            arrived = torch.zeros_like(slots)
+            operand.reduce(arrived, (values >> bit) & 1, "amax")
+            slots |= arrived << bit
+
+
+def present(words: torch.Tensor) -> list[int]:
+    """The bits that some integer has set."""
+    union = int(np.bitwise_or.reduce(words.numpy(), axis=None)) if words.numel() else 0
+    return [bit for bit in range(8 * words.element_size()) if (union >> bit) & 1]
 
 
 @dataclass(frozen=True)

@@ -91,15 +91,7 @@ def _degree(view: Any) -> npt.NDArray[np.int64]:
 
 
 def _reduced_igraph(view: IgraphView, kept: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """Effective nodes and edges of the graph without some nodes."""
-    from deepstruct.analyzers.passes import adjacency, breadth_first
-
-    stays = kept[view.edges.source] & kept[view.edges.target]
-    source, target, n = view.edges.source[stays], view.edges.target[stays], view.num_nodes
-    ahead = breadth_first(adjacency(n, source, target), view.inputs[kept[view.inputs]]) >= 0
-    back = breadth_first(adjacency(n, target, source), view.outputs[kept[view.outputs]]) >= 0
-    alive = ahead & back
-    return int(np.count_nonzero(alive)), int(np.count_nonzero(alive[source] & alive[target]))
+    return view.effective_among(kept)
 
 
 def _reduced_networkx(view: NetworkxView, kept: npt.NDArray[np.bool_]) -> tuple[int, int]:
