@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepstruct._build import user_folder
 from deepstruct.sparse.build import TORCH_TARGET, BuildError, compiler, source_folder, suffix
 
 NAME = "_masked_cuda"
@@ -25,8 +26,21 @@ _state: dict[str, str | None] = {"path": None, "problem": "not asked for"}
 
 
 def installed_path() -> Path:
-    """Where a build puts the library."""
-    return Path(__file__).resolve().parents[1] / f"{NAME}.abi3{suffix()}"
+    """Where a build puts the library: the package's own folder, or the user's cache when that is read-only."""
+    name = f"{NAME}.abi3{suffix()}"
+    package = Path(__file__).resolve().parents[1]
+    return package / name if os.access(package, os.W_OK) or (package / name).is_file() else user_folder() / name
+
+
+def missing() -> str | None:
+    """Why the library cannot be built here, or None where it can."""
+    if torch.version.cuda is None:
+        return "this torch is a CPU build: install one with CUDA to use the CUDA kernels"
+    try:
+        nvcc()
+    except BuildError as error:
+        return str(error)
+    return None
 
 
 def nvcc() -> str:
@@ -60,9 +74,11 @@ def compile_objects(folder: Path) -> list[Path]:
 
 def build(target: Path | None = None) -> Path:
     """Compile and link the CUDA library. Raises BuildError where torch has no CUDA or a compiler is missing."""
-    if torch.version.cuda is None:
-        raise BuildError("this torch is a CPU build: install one with CUDA to use the CUDA kernels")
+    reason = missing()
+    if reason is not None:
+        raise BuildError(reason)
     place = target or installed_path()
+    place.parent.mkdir(parents=True, exist_ok=True)
     libraries = Path(torch.__file__).parent / "lib"
     with tempfile.TemporaryDirectory() as folder:
         objects = compile_objects(Path(folder))

@@ -49,16 +49,14 @@ def report() -> list[tuple[str, str]]:
     """Lines for `deepstruct doctor`; the crossover is measured if it is not known yet."""
     import torch
 
-    from deepstruct.sparse import calibration, ops  # noqa: F401  (importing the ops loads the library)
+    from deepstruct.sparse import calibration, cuda, ops  # noqa: F401  (importing the ops loads the libraries)
 
+    gpu = ("cuda ext", cuda.state())
     if extension.path() is None:
-        return [
-            (
-                "masked ext",
-                f"{extension.problem()}: sparse layers run on PyTorch; `deepstruct build-ext` builds it",
-            )
-        ]
+        said = f"{extension.problem()}: sparse layers run on PyTorch; `deepstruct build-ext` builds it"
+        return [gpu, ("masked ext", said)]
     lines = [
+        gpu,
         ("masked ext", str(extension.path())),
         ("masked isa", f"{extension.isa()}, {torch.get_num_threads()} threads"),
     ]

@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from deepstruct.sparse import SparseLinear, cuda, functional
+from deepstruct.errors import DeepstructError
+from deepstruct.sparse import SparseLinear, cuda, functional, install
 from deepstruct.sparse.build import BuildError
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc here")
@@ -35,6 +37,25 @@ def test_no_nvcc_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     with pytest.raises(BuildError, match="nvcc"):
         cuda.nvcc()
+
+
+def test_build_ext_says_why_it_leaves_the_gpu_out_and_fails_when_asked_for_it(monkeypatch):
+    if cuda.missing() is None:
+        pytest.skip("CUDA can be built here")
+    from deepstruct.cli import build_ext
+
+    done = CliRunner().invoke(build_ext.build_ext, ["--only", "cuda"])
+    assert isinstance(done.exception, DeepstructError)
+    assert str(cuda.missing()) in str(done.exception)
+    monkeypatch.setattr(build_ext, "_graph", lambda target: ("graph", "plain"))  # minutes of compiling
+    monkeypatch.setattr(build_ext, "_masked", lambda target: ("masked", "plain"))
+    done = CliRunner().invoke(build_ext.build_ext, [])
+    assert done.exit_code == 0
+    assert f"cuda: left out ({cuda.missing()})" in done.output
+
+
+def test_doctor_has_a_line_for_the_gpu():
+    assert ("cuda ext", cuda.state()) in install.report()
 
 
 @pytest.fixture(scope="module")
