@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from deepstruct.checkpoints.match import match_state
 from deepstruct.checkpoints.readers import HEAD_BYTES
-from deepstruct.checkpoints.unwrap import find_state, fold_masks, strip_prefixes
+from deepstruct.checkpoints.unwrap import find_state
 from deepstruct.errors import CheckpointError, DeepstructError
 from deepstruct.plugin import Registry, get_host
 
@@ -30,33 +31,38 @@ def load_state_dict(path: PathLike, *, registry: Registry | None = None) -> dict
     Raises CheckpointError when the file is missing, unknown, damaged, holds no model state, or would
     run code when loaded (the message names what it wanted).
     """
-    path = Path(path)
+    return find_state(open_checkpoint(Path(path), registry=registry)[0], str(path))
+
+
+def open_checkpoint(path: Path, *, registry: Registry | None = None) -> tuple[Any, str]:
+    """What a checkpoint file or folder holds, as it was saved, and the name of the reader that opened it.
+
+    Errors as for `load_state_dict`; whatever else a reader raises becomes a CheckpointError that names it.
+    """
     registry = get_host().registry() if registry is None else registry
     reader = find_reader(path, registry)
     if reader is None:
-        raise CheckpointError(
-            f"{path} is not a checkpoint that any reader knows ({_names(registry.readers)})"
-        )
+        raise CheckpointError(f"{path} is not a checkpoint that any reader knows ({_names(registry.readers)})")
     try:
-        loaded = reader.open(path)
+        return reader.open(path), reader.name
     except DeepstructError:
         raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a reader of a plugin: say whose it is
         provider = registry.provider_of(reader) or "unknown"
         raise CheckpointError(
             f"{path}: reader {reader.name!r} ({provider}) failed: {type(error).__name__}: {error}"
         ) from error
-    return find_state(loaded, str(path))
 
 
-def find_reader(path: Path, registry: Registry) -> Reader | None:
-    """The reader that is surest of the file, or None; among equals the first, plugins before ours."""
+def find_reader(path: Path, registry: Registry, *, least: int = 1) -> Reader | None:
+    """The reader that is surest of the file, or None when none scores `least`; among equals the first."""
     try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
+        head = b"" if path.is_dir() else _head(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from error
-    best, best_score = None, 0
+    best, best_score = None, least - 1
     for reader in registry.readers:
         try:
             score = int(reader.probe(path, head))
@@ -70,12 +76,19 @@ def find_reader(path: Path, registry: Registry) -> Reader | None:
     return best
 
 
+def _head(path: Path) -> bytes:
+    if not path.is_file() and path.exists():  # opening a pipe or a device would wait, or do harm
+        raise OSError(0, "it is neither a file nor a folder")
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
 def load_weights(
     model: nn.Module, weights: PathLike | Mapping[str, Tensor], *, registry: Registry | None = None
 ) -> None:
     """Load a checkpoint file, or a state dict, into a model: all of it or nothing.
 
-    Prefixes of DataParallel and torch.compile are taken off, and masks of torch.nn.utils.prune are
+    Prefixes of DataParallel, torch.compile and Lightning are taken off, and masks of torch.nn.utils.prune are
     multiplied in, where the model has none. Raises CheckpointError naming the first keys or shapes
     that differ.
     """
@@ -84,39 +97,11 @@ def load_weights(
     else:
         source, state = str(weights), load_state_dict(weights, registry=registry)
     expected = model.state_dict()
-    if set(state) != set(expected):
-        state = strip_prefixes(state)
-    if not any(key.endswith("_orig") for key in expected):
-        state = fold_masks(state)
-    problems = _differences(state, expected)
-    if problems:
-        raise CheckpointError(f"{source} does not fit {type(model).__name__}: {'; '.join(problems)}")
+    found = match_state(state, expected, source, type(model).__name__).state
     try:
-        model.load_state_dict(state)
+        model.load_state_dict({**expected, **found})
     except Exception as error:
         raise CheckpointError(f"{source} does not fit {type(model).__name__}: {error}") from error
-
-
-def _differences(state: Mapping[str, Tensor], expected: Mapping[str, Any]) -> list[str]:
-    missing = [key for key in expected if key not in state and isinstance(expected[key], Tensor)]
-    extra = [key for key in state if key not in expected]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)} where the model has {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state and isinstance(expected[key], Tensor) and state[key].shape != expected[key].shape
-    ]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} missing ({_first(missing)})")
-    if extra:
-        problems.append(f"{len(extra)} unexpected ({_first(extra)})")
-    if shapes:
-        problems.append(f"{len(shapes)} of another shape ({_first(shapes)})")
-    return problems
-
-
-def _first(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _names(readers: Sequence[Reader]) -> str:
