@@ -112,13 +112,17 @@ def analyze(
         base = ground(next(iter(graphs.values()))) if samples else None
         rows, skipped = [], []
         for graph in graphs.values():
-            values, missing = analyze_graph(graph, metrics, analyzer, context, registry=registry, progress=tick)
+            values, missing = analyze_graph(
+                graph, metrics, analyzer, context, registry=registry, progress=tick, prefer=prefer
+            )
             rows += values
             skipped += missing
         if base is not None:
             rows = against_null(
                 rows, base, lambda below, order: _above(below, order, registry, options),
-                lambda graph, names: analyze_graph(graph, names, analyzer, context, registry=registry)[0],
+                lambda graph, names: analyze_graph(
+                    graph, names, analyzer, context, registry=registry, prefer=prefer
+                )[0],
                 samples=samples, seed=null_seed, progress=tick,
             )  # fmt: skip
     last = next(reversed(graphs.values()))
@@ -140,7 +144,17 @@ def analyze(
     for graph in graphs.values():
         conventions.update(graph.conventions)
         notes.update(dict.fromkeys(graph.notes))
+        notes.update(dict.fromkeys(_rules_of_plugins(graph)))
     return Report(last.name, rows, skipped, conventions, list(notes), graphs, asked)
+
+
+def _rules_of_plugins(graph: StructureGraph) -> list[str]:
+    """A note for each plugin whose structure rules the graph was read with."""
+    found: dict[str, list[str]] = {}
+    for rule, provider in graph.providers.items():
+        if provider and provider.split(" ")[0] != "deepstruct":
+            found.setdefault(provider, []).append(rule)
+    return [f"structure rules of {provider}: {', '.join(sorted(rules))}" for provider, rules in sorted(found.items())]
 
 
 def _above(base: StructureGraph, order: str, registry: Any, options: Mapping[str, Any]) -> StructureGraph:
@@ -326,6 +340,8 @@ def _check_preferences(prefer: Any) -> None:
     if isinstance(prefer, Mapping):
         registry = get_host().registry()
         keys = [f"order {order.name}" for order in registry.orders] + [rule.name for rule in registry.rules]
+        keys += [f"metric {metric.name}" for metric in registry.metrics]
+        keys += [f"analyzer {each.name}" for each in registry.analyzers]
         for key in prefer:
             if key not in keys and not str(key).startswith("module "):  # a class may have several names
                 raise InputError(f"prefer has the key {key!r}, which nothing is offered for: {_near(key, keys)}")

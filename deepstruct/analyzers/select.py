@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from deepstruct.analyzers.values import plain_value
 from deepstruct.engine.budget import limited
-from deepstruct.errors import BudgetError, CapacityError, MetricError
+from deepstruct.errors import BudgetError, CapacityError, MetricError, PluginError
 from deepstruct.metrics.base import AnalysisContext, Analyzer, Measured, Metric, MetricValue, Skipped
 
 if TYPE_CHECKING:
@@ -40,19 +41,22 @@ def analyze_graph(
     *,
     registry: Registry,
     progress: Progress | None = None,
+    prefer: Any = None,
 ) -> tuple[list[MetricValue], list[Skipped]]:
     """Measure one graph.
 
     metrics: None for the standard panel, "all" for everything offered at the graph's order, or names.
     analyzer: "auto" (per metric the first by priority that offers it, can run and fits), or one name.
     progress: called with (metric name, how many are done, how many in all) before each metric.
+    prefer: which plugin wins where two offer the same metric or analyzer: a distribution, or
+        "metric NAME" or "analyzer NAME" -> distribution.
 
     Every wanted metric ends up either among the values or among the skipped, in catalogue order; one
     that fails costs only itself. Raises MetricError for an unknown metric or analyzer, and when the
     analyzer asked for cannot run.
     """
     context = context or AnalysisContext()
-    bench = _Bench(graph, context, registry, _chosen(analyzer, registry))
+    bench = _Bench(graph, context, registry, _chosen(analyzer, registry, prefer), prefer)
     names = wanted_names(metrics, graph.order, registry, None if analyzer == "auto" else analyzer)
     for done, name in enumerate(names):
         if progress is not None:
@@ -97,8 +101,17 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return f"unknown {kind} {name!r}: {hint}"
 
 
-def _chosen(analyzer: str, registry: Registry) -> list[Analyzer]:
-    ranked = sorted(registry.analyzers, key=lambda candidate: candidate.priority)
+def _chosen(analyzer: str, registry: Registry, prefer: Any) -> list[Analyzer]:
+    by_name: dict[str, list[Analyzer]] = {}
+    for candidate in registry.analyzers:
+        by_name.setdefault(candidate.name, []).append(candidate)
+    # An analyzer's priority says when `auto` tries it, not whether it replaces another one.
+    single = [
+        _one(same, f"analyzer {name}", registry, prefer, ranked=False)
+        for name, same in by_name.items()
+        if analyzer in ("auto", name)
+    ]
+    ranked = sorted(single or registry.analyzers, key=lambda candidate: candidate.priority)
     if analyzer == "auto":
         return ranked
     named = [candidate for candidate in ranked if candidate.name == analyzer]
@@ -108,6 +121,13 @@ def _chosen(analyzer: str, registry: Registry) -> list[Analyzer]:
     if reason is not None:
         raise MetricError(f"analyzer {analyzer!r} cannot run here: {reason}")
     return named[:1]
+
+
+def _one(candidates: list[Any], key: str, registry: Any, prefer: Any, **options: Any) -> Any:
+    """The one of several analyzers or metrics that serves; a registry that cannot tell them apart has the first."""
+    if len(candidates) == 1 or not hasattr(registry, "resolve"):
+        return candidates[0]
+    return registry.resolve(candidates, key, prefer, **options)
 
 
 class _Refused(Exception):
@@ -122,27 +142,32 @@ class _Bench:
     """The analyzers at work on one graph: each view is prepared once, when it is first needed."""
 
     def __init__(
-        self, graph: StructureGraph, context: AnalysisContext, registry: Registry, analyzers: list[Analyzer]
-    ) -> None:
+        self, graph: StructureGraph, context: AnalysisContext, registry: Registry, analyzers: list[Analyzer],
+        prefer: Any = None,
+    ) -> None:  # fmt: skip
         self.graph, self.context, self.registry, self.analyzers = graph, context, registry, analyzers
+        self._prefer = prefer
         self.values: list[MetricValue] = []
         self.skipped: list[Skipped] = []
         self._views: dict[str, Any] = {}
         self._refusals: dict[str, _Refused] = {}
-        self._offers: dict[tuple[str, str], Metric] = {}
+        self._offers: dict[tuple[str, str], list[Metric]] = {}
         for metric in registry.metrics:
             if graph.order in metric.orders:
-                # the first offer stands: the host puts what overrides a built-in ahead of it
-                self._offers.setdefault((metric.name, metric.analyzer), metric)
+                self._offers.setdefault((metric.name, metric.analyzer), []).append(metric)
 
     def measure(self, name: str) -> None:
         """Append one value, or one line about why there is none."""
         refusals: list[str] = []
         estimate: int | None = None
         for analyzer in self.analyzers:
-            metric = self._offers.get((name, analyzer.name))
-            if metric is None:
+            offered = self._offers.get((name, analyzer.name))
+            if offered is None:
                 continue
+            try:
+                metric = _one(offered, f"metric {name}", self.registry, self._prefer)
+            except PluginError as error:
+                return self._skip(name, str(error))
             try:
                 self.values.append(self._run(metric, analyzer, "; ".join(refusals)))
                 return
@@ -178,7 +203,8 @@ class _Bench:
         with limited(self.context.max_seconds):
             view = self._view(analyzer)
             began = time.perf_counter()
-            result = metric.compute(view)
+            with self._guarded(metric):
+                result = metric.compute(view)
             seconds = time.perf_counter() - began
         measured = result if isinstance(result, Measured) else Measured(result, exact=metric.exact)
         return MetricValue(
@@ -196,6 +222,17 @@ class _Bench:
             seconds=seconds,
             provider=self.registry.provider_of(metric),
         )
+
+    def _guarded(self, metric: Metric) -> AbstractContextManager[Any]:
+        """Nothing for what is built in; a metric of a plugin may not write into the weights."""
+        find = getattr(self.registry, "offer_of", None)
+        offer = None if find is None else find(metric)
+        if offer is None or offer.builtin:
+            return nullcontext()
+        from deepstruct.plugin.guard import WriteGuard
+
+        weights = {op.name: op.weight.tensor for op in self.graph.operators if op.weight is not None}
+        return WriteGuard(weights)
 
     def _check(self, metric: Metric, analyzer: Analyzer) -> None:
         """What can be told without the view: the graph's kind and the work that the metric takes."""

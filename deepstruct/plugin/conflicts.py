@@ -41,10 +41,13 @@ class Offer(Generic[T]):
         return f"{self.distribution or self.plugin} {self.version}".strip()
 
 
-def resolve(candidates: Iterable[Offer[T]], key: str, prefer: Prefer | None = None) -> Offer[T]:
+def resolve(
+    candidates: Iterable[Offer[T]], key: str, prefer: Prefer | None = None, *, ranked: bool = True
+) -> Offer[T]:
     """The offer that serves `key`.
 
-    What `prefer` names wins whatever its priority; otherwise the highest priority. Raises PluginError
+    What `prefer` names wins whatever its priority; otherwise the highest priority. With `ranked=False` the
+    values' own priorities mean something else, and only what is built in yields. Raises PluginError
     when two offers are equal, naming both distributions and the `prefer=` that decides, and when there
     is none.
     """
@@ -56,8 +59,9 @@ def resolve(candidates: Iterable[Offer[T]], key: str, prefer: Prefer | None = No
         if chosen:
             offers = chosen
             break
-    best = max(offer.priority for offer in offers)
-    top = [offer for offer in offers if offer.priority == best]
+    ranks = [offer.priority if ranked else BUILTIN_PRIORITY * offer.builtin for offer in offers]
+    best = max(ranks)
+    top = [offer for offer, rank in zip(offers, ranks, strict=True) if rank == best]
     if len(top) > 1:
         raise PluginError(_conflict(top, key, best))
     return top[0]

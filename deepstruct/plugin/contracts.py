@@ -6,10 +6,14 @@ class of ours.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Check = Callable[[Any], str | None]
+
+MOST = 100_000
+"""How many values one hook may return."""
 
 
 def contributions(values: Any, check: Check) -> list[Any]:
@@ -21,7 +25,9 @@ def contributions(values: Any, check: Check) -> list[Any]:
         return []
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise TypeError(f"returned {_what(values)}, where a list is expected")
-    items = list(values)
+    items = list(itertools.islice(values, MOST + 1))
+    if len(items) > MOST:
+        raise TypeError(f"returned more than {MOST} values, perhaps without end")
     for item in items:
         problem = check(item)
         if problem:
@@ -60,6 +66,28 @@ def check_metric(item: Any) -> str | None:
 def check_reader(item: Any) -> str | None:
     """None, or what a checkpoint reader lacks (see `deepstruct.checkpoints.readers.Reader`)."""
     return _plain(item) or _named(item) or _needs(item, callables=("probe", "open"))
+
+
+def check_executor(item: Any) -> str | None:
+    """None, or what an executor lacks (see `deepstruct.plugin.protocols.Executor`)."""
+    return _plain(item) or _named(item) or _needs(item, callables=("available", "run"))
+
+
+def check_renderer(item: Any) -> str | None:
+    """None, or what a renderer lacks (see `deepstruct.plugin.protocols.Renderer`)."""
+    return _plain(item) or _named(item) or _needs(item, callables=("render",), attributes=("suffixes",))
+
+
+def check_sink(item: Any) -> str | None:
+    """None, or what a sink lacks (see `deepstruct.plugin.protocols.Sink`)."""
+    return _plain(item) or _named(item) or _needs(item, callables=("accepts", "open"))
+
+
+def check_module(item: Any) -> str | None:
+    """None, or why this is no module."""
+    from torch import nn
+
+    return None if isinstance(item, nn.Module) else _plain(item) or "which is no torch.nn.Module"
 
 
 def _plain(item: Any) -> str | None:

@@ -7,17 +7,19 @@ that plugin's contribution and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepstruct.plugin.markers import hookspec
 
 if TYPE_CHECKING:
     import click
-    from torch import nn
+    from torch import Tensor, nn
 
     from deepstruct.metrics.base import Analyzer, Metric
     from deepstruct.plugin.context import HookContext
+    from deepstruct.plugin.events import BatchInfo, BatchSummary, CheckpointOutcome
+    from deepstruct.plugin.protocols import Executor, Renderer, Sink
 
 
 @hookspec
@@ -58,6 +60,48 @@ def deepstruct_metrics(ctx: HookContext) -> Iterable[Metric]:  # type: ignore[em
 @hookspec
 def deepstruct_checkpoint_readers(ctx: HookContext) -> Iterable[Any]:  # type: ignore[empty-body]
     """Readers of checkpoint files: `probe(path, head) -> 0..100` and `open(path) -> dict of tensors`."""
+
+
+@hookspec
+def deepstruct_checkpoint_model(tensors: Mapping[str, Tensor], path: str, ctx: HookContext) -> nn.Module | None:
+    """The module that a checkpoint belongs to, or None: for checkpoints that tell their architecture.
+
+    Called with the state of the checkpoint (after unwrapping) when the user gave no model. The module need
+    not hold the weights: they are loaded into it. The first plugin that returns a module decides.
+    """
+
+
+@hookspec
+def deepstruct_executors(ctx: HookContext) -> Iterable[Executor]:  # type: ignore[empty-body]
+    """Executors: where the checkpoints of a batch are worked on (`deepstruct.plugin.protocols.Executor`)."""
+
+
+@hookspec
+def deepstruct_renderers(ctx: HookContext) -> Iterable[Renderer]:  # type: ignore[empty-body]
+    """Renderers: documents made of a report (`deepstruct.plugin.protocols.Renderer`)."""
+
+
+@hookspec
+def deepstruct_sinks(ctx: HookContext) -> Iterable[Sink]:  # type: ignore[empty-body]
+    """Sinks: where the rows of a batch go as they come (`deepstruct.plugin.protocols.Sink`)."""
+
+
+@hookspec
+def deepstruct_batch_started(batch: BatchInfo, ctx: HookContext) -> None:
+    """A batch begins. Called in the process that the user started, as are the two hooks below.
+
+    What these three raise is recorded and never ends the batch; they are called again for the next one.
+    """
+
+
+@hookspec
+def deepstruct_checkpoint_done(batch: BatchInfo, outcome: CheckpointOutcome, ctx: HookContext) -> None:
+    """A checkpoint is done, or has failed; its rows are in the store already."""
+
+
+@hookspec
+def deepstruct_batch_finished(batch: BatchInfo, summary: BatchSummary, ctx: HookContext) -> None:
+    """A batch has ended: all was done, or it was interrupted."""
 
 
 @hookspec

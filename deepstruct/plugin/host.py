@@ -10,7 +10,8 @@ import importlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from deepstruct.plugin.context import HookContext
 from deepstruct.plugin.discovery import Candidate, installed
 from deepstruct.plugin.inspection import check_api, implemented_hooks, unknown_hook
 from deepstruct.plugin.markers import PROJECT
+from deepstruct.plugin.output import printing_to
 from deepstruct.plugin.records import PluginRecord
 from deepstruct.plugin.registry import Registry
 from deepstruct.plugin.settings import SELECT, STRICT, PluginSettings
@@ -34,11 +36,17 @@ BUILTINS = (
     "deepstruct.analyzers.networkx",
     "deepstruct.metrics",
     "deepstruct.checkpoints.readers",
+    "deepstruct.report.renderers",
 )
 """Modules that contribute what is built in, through the hooks that any plugin uses."""
 
 COMMANDS_HOOK = "deepstruct_commands"
 """The one hook that no built-in module implements, so that calling it need not load them."""
+
+SLOW = 2.0
+"""Seconds that a plugin may take to import before that is said."""
+
+PRINTS = "it prints to standard output (sent to stderr)"
 
 PluginLike = Any | tuple[str, Any]
 
@@ -156,11 +164,22 @@ class Host:
         found = [plugin for plugin in self._loaded if hook in plugin.record.hooks]
         return sorted(found, key=lambda plugin: (plugin.record.builtin, plugin.rank(hook)))
 
-    def call(self, hook: str, plugin: Loaded, **arguments: Any) -> list[Any]:
-        """Call one hook of one plugin; its results, or an empty list when it raised (which is recorded)."""
+    def call(
+        self,
+        hook: str,
+        plugin: Loaded,
+        *,
+        guard: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        **arguments: Any,
+    ) -> list[Any]:
+        """Call one hook of one plugin; its results, or an empty list when it raised (which is recorded).
+
+        `guard` makes a context for the call. What the plugin prints to standard output goes to stderr.
+        """
         started = time.perf_counter()
         try:
-            return list(getattr(plugin.manager.hook, hook)(**arguments))
+            with self.quiet(plugin.record), guard():
+                return list(getattr(plugin.manager.hook, hook)(**arguments))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -169,6 +188,35 @@ class Host:
         finally:
             plugin.record.seconds += time.perf_counter() - started
 
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Tell every plugin that implements `hook`; what one raises is recorded and never raised.
+
+        Said once for each plugin and hook, also in strict mode: a notification costs no batch. The hook is
+        called again the next time, since what failed (a network, say) may work then.
+        """
+        for plugin in self.implementers(hook):
+            record, started = plugin.record, time.perf_counter()
+            try:
+                with self.quiet(record):
+                    getattr(plugin.manager.hook, hook)(ctx=self.context, **arguments)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                known = hook in record.failed_hooks
+                line = record.fail(error, hook=hook, keep=True)
+                if not known:
+                    self._tell(record, line)
+            finally:
+                record.seconds += time.perf_counter() - started
+
+    @contextmanager
+    def quiet(self, record: PluginRecord) -> Iterator[None]:
+        """Sends to stderr what a plugin prints, and notes it once: standard output is for results."""
+        with printing_to(self._stream or sys.stderr) as printed:
+            yield
+        if printed() and PRINTS not in record.warnings:
+            record.warnings.append(PRINTS)
+
     def failed(self, record: PluginRecord, error: BaseException | str, *, hook: str = "") -> None:
         """Record a failure and say it in one line on stderr; in strict mode raise PluginError."""
         line = record.fail(error, hook=hook)
@@ -176,8 +224,14 @@ class Host:
         if self._settings.strict:
             cause = error if isinstance(error, BaseException) else None
             raise PluginError(f"plugin {name} ({version}) failed: {line} [{STRICT} is set]") from cause
-        off = "" if record.builtin else f"; to switch it off: {SELECT}=-{name}"
-        self.say(f"plugin {name} ({version}) failed: {line} [more: deepstruct plugins --check {name}{off}]")
+        self._tell(record, line)
+
+    def _tell(self, record: PluginRecord, line: str) -> None:
+        off = "" if record.builtin else f"; to switch it off: {SELECT}=-{record.name}"
+        self.say(
+            f"plugin {record.name} ({record.provider}) failed: {line} "
+            f"[more: deepstruct plugins --check {record.name}{off}]"
+        )
 
     def say(self, text: str) -> None:
         """One line on stderr."""
@@ -219,7 +273,8 @@ class Host:
         try:
             conflict = self._taken(record)
             if not conflict:
-                plugin = _imported(candidate)
+                with self.quiet(record):
+                    plugin = _imported(candidate)
                 conflict = self._same(plugin)
             if not conflict:
                 unknown = self._register(record, plugin)
@@ -229,6 +284,8 @@ class Host:
             self.failed(record, error)
         finally:
             record.seconds += time.perf_counter() - started
+        if record.seconds > SLOW and not builtin:
+            self._slow(record)
         if conflict:
             try:
                 self.failed(record, conflict)
@@ -236,6 +293,12 @@ class Host:
                 record.state = "conflict"
         for hook in unknown:
             self.failed(record, unknown_hook(hook), hook=hook)
+
+    def _slow(self, record: PluginRecord) -> None:
+        text = f"it took {record.seconds:.1f} s to import"
+        record.warnings.append(text)
+        off = f"to switch it off: {SELECT}=-{record.name}"
+        self.say(f"plugin {record.name} ({record.provider}) is slow: {text} [{off}]")
 
     def _taken(self, record: PluginRecord) -> str:
         for other in self._loaded:

@@ -15,7 +15,8 @@ class PluginRecord:
 
     `state` is "ok"; "failed" when something of it does not work (`hooks` says what still does);
     "disabled" when `DEEPSTRUCT_PLUGINS` leaves it out; "conflict" when another plugin holds its name.
-    `seconds` is the time spent importing it and calling its collecting hooks.
+    `seconds` is the time spent importing it and calling its hooks; `warnings` are things that work but
+    should not be (slow to load, printing to standard output).
     """
 
     name: str
@@ -27,6 +28,7 @@ class PluginRecord:
     seconds: float = 0.0
     hooks: list[str] = field(default_factory=list)
     failed_hooks: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     builtin: bool = False
     details: str = field(default="", repr=False)
 
@@ -40,14 +42,17 @@ class PluginRecord:
         """Whether at least one of its hooks can be called."""
         return bool(self.hooks)
 
-    def fail(self, error: BaseException | str, *, hook: str = "") -> str:
-        """Note a failure, of one hook or of the whole plugin, and return it as one line."""
+    def fail(self, error: BaseException | str, *, hook: str = "", keep: bool = False) -> str:
+        """Note a failure, of one hook or of the whole plugin, and return it as one line.
+
+        A hook that failed is not called again, unless `keep`.
+        """
         line = one_line(error)
         self.state = "failed"
         if hook:
             line = f"{hook}: {line}"
-            self.failed_hooks[hook] = line
-            if hook in self.hooks:
+            self.failed_hooks.setdefault(hook, line)
+            if hook in self.hooks and not keep:
                 self.hooks.remove(hook)
         else:
             self.hooks.clear()
@@ -68,6 +73,7 @@ class PluginRecord:
             "seconds": round(self.seconds, 6),
             "hooks": list(self.hooks),
             "failed_hooks": dict(self.failed_hooks),
+            "warnings": list(self.warnings),
             "builtin": self.builtin,
         }
 

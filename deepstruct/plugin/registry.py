@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from deepstruct.errors import PluginError
 from deepstruct.plugin import contracts
 from deepstruct.plugin.conflicts import Offer, Prefer, resolve
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
 
     from deepstruct.metrics.base import Analyzer, Metric
     from deepstruct.plugin.host import Host
+    from deepstruct.plugin.protocols import Executor, Renderer, Sink
     from deepstruct.plugin.records import PluginRecord
 
 COLLECTED: dict[str, tuple[str, contracts.Check]] = {
@@ -22,6 +27,9 @@ COLLECTED: dict[str, tuple[str, contracts.Check]] = {
     "analyzers": ("deepstruct_analyzers", contracts.check_analyzer),
     "metrics": ("deepstruct_metrics", contracts.check_metric),
     "readers": ("deepstruct_checkpoint_readers", contracts.check_reader),
+    "executors": ("deepstruct_executors", contracts.check_executor),
+    "renderers": ("deepstruct_renderers", contracts.check_renderer),
+    "sinks": ("deepstruct_sinks", contracts.check_sink),
 }
 """Kind of contribution: the hook that brings it, and the check that its values pass."""
 
@@ -61,18 +69,68 @@ class Registry:
         """Readers of checkpoint files."""
         return self._values("readers")
 
+    @property
+    def executors(self) -> list[Executor]:
+        """Executors of batches."""
+        return self._values("executors")
+
+    @property
+    def renderers(self) -> list[Renderer]:
+        """Renderers of reports."""
+        return self._values("renderers")
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """Sinks of batches."""
+        return self._values("sinks")
+
+    def named(self, kind: str, name: str, prefer: Prefer | None = None) -> Any:
+        """The contribution of a kind ("executors", "sinks", "renderers", ...) that has this name.
+
+        Raises PluginError when none has it, or when two plugins offer it and `prefer` does not decide.
+        """
+        found = [value for value in self._values(kind) if value.name == name]
+        what = kind.removesuffix("s")
+        if not found:
+            known = ", ".join(sorted({value.name for value in self._values(kind)})) or "none"
+            raise PluginError(f"there is no {what} called {name!r}; known: {known}")
+        return self.resolve(found, f"{what} {name}", prefer)
+
     def rule_for(self, module: nn.Module, path: str) -> Any | None:
         """The rule that the first plugin has for this very module, or None.
 
-        A plugin that raises, or returns what is no rule, is recorded as failed and not asked again.
+        A plugin that raises, returns what is no rule, or changes the module is recorded as failed and not
+        asked again.
         """
-        host, hook = self._host, "deepstruct_rule_for"
+        from deepstruct.plugin.guard import untouched
+
+        hook = "deepstruct_rule_for"
+        arguments = {"module": module, "path": path}
+        return self._first(hook, contracts.check_rule, arguments, lambda: untouched(module))
+
+    def checkpoint_model(self, tensors: Mapping[str, Tensor], path: str) -> nn.Module | None:
+        """The module that the first plugin has for the state of a checkpoint, or None.
+
+        `provider_of` says which plugin it was. A plugin that raises, or returns what is no module, is
+        recorded as failed and not asked again.
+        """
+        arguments = {"tensors": tensors, "path": path}
+        return self._first("deepstruct_checkpoint_model", contracts.check_module, arguments)
+
+    def _first(
+        self,
+        hook: str,
+        check: contracts.Check,
+        arguments: dict[str, Any],
+        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Any | None:
+        host = self._host
         for plugin in host.implementers(hook):
-            for rule in host.call(hook, plugin, module=module, path=path, ctx=host.context):
-                problem = contracts.check_rule(rule)
+            for value in host.call(hook, plugin, guard=guard, ctx=host.context, **arguments):
+                problem = check(value)
                 if not problem:
-                    self._watch(rule, plugin.record)
-                    return rule
+                    self._watch(value, plugin.record)
+                    return value
                 host.failed(plugin.record, TypeError(f"returned a value {problem}"), hook=hook)
         return None
 
@@ -95,13 +153,15 @@ class Registry:
         watched = self._watched.get(id(value))
         return watched[1].provider if watched else ""
 
-    def resolve(self, candidates: Iterable[Any], key: str, prefer: Prefer | None = None) -> Any:
+    def resolve(
+        self, candidates: Iterable[Any], key: str, prefer: Prefer | None = None, *, ranked: bool = True
+    ) -> Any:
         """The one of several contributed objects that serves `key` (see `conflicts.resolve`).
 
         Says once on stderr when a plugin takes the place of something built in.
         """
         offers = [self.offer_of(value) or Offer(value, "(given)", "", "") for value in candidates]
-        chosen = resolve(offers, key, prefer)
+        chosen = resolve(offers, key, prefer, ranked=ranked)
         if not chosen.builtin and key not in self._said and any(offer.builtin for offer in offers):
             self._said.add(key)
             self._host.say(f"{key} comes from plugin {chosen.plugin} ({chosen.provider}), not from deepstruct")
@@ -121,7 +181,8 @@ class Registry:
         for plugin in host.implementers(hook):
             for values in host.call(hook, plugin, ctx=host.context):
                 try:
-                    items = contracts.contributions(values, check)
+                    with host.quiet(plugin.record):
+                        items = contracts.contributions(values, check)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # a generator runs the plugin's code here

@@ -177,6 +177,21 @@ class Report:
 
         return _saved(page(self), path)
 
+    def render(self, renderer: str) -> str | bytes:
+        """A document by the renderer of this name: "text", "json", "html", or one of a plugin.
+
+        Raises InputError for an unknown name, PluginError when the renderer of a plugin fails.
+        """
+        from deepstruct.report.renderers import render
+
+        return render(self, renderer)
+
+    def save(self, path: str | Path, renderer: str | None = None) -> None:
+        """Write a document to a file, by a renderer's name or, without one, by the suffix of the path."""
+        from deepstruct.report.renderers import save
+
+        save(self, path, renderer)
+
     def plot(self, path: str | Path | None = None, order: str | None = None) -> Figure:
         """Degree distributions and layers of one order (the lowest by default), as a matplotlib figure.
 

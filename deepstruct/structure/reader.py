@@ -11,6 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from deepstruct.errors import DeepstructError, StructureError, UnknownOpError
+from deepstruct.plugin.guard import untouched
 from deepstruct.structure.builder import Builder
 from deepstruct.structure.node import LOOKUPS, Arg, Node, Values, is_pointwise, refs
 from deepstruct.structure.rules.base import Rule
@@ -216,21 +217,32 @@ class Reader:
     # -- helpers
 
     def _apply(self, rule: Rule, node: Node, path: str) -> Any:
+        provider = self.dispatcher.foreign(rule)
+        source = f" (the rule is from plugin {provider})" if provider else ""
         try:
-            return rule.apply(self.builder, node)
+            if not provider:
+                return rule.apply(self.builder, node)
+            with untouched(node.module if node.call is not None else None, self._weights()):
+                return rule.apply(self.builder, node)
         except DeepstructError as error:
             where = f"module {path!r}" if path else "the model's own forward"
             if where in str(error):
                 raise
-            raise type(error)(f"{error} ({rule.name}, in {where})") from error
-        except (KeyboardInterrupt, SystemExit):
+            raise type(error)(f"{error} ({rule.name}, in {where}){source}") from error
+        except KeyboardInterrupt:
             raise
-        except Exception as error:
+        except BaseException as error:  # a plugin may call sys.exit()
             shapes = [a.shape for a in node.tensors()]
             raise StructureError(
                 f"the rule for {rule.name} failed in module {path!r} on tensors of shapes {shapes}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{source}"
             ) from error
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """The tensors of the model by name."""
+        named = {**self.graph.parameters, **self.graph.buffers}
+        data = {name: self.graph.values[id].data for name, id in named.items()}
+        return {name: tensor for name, tensor in data.items() if tensor is not None}
 
     def _bind(self, ids: list[int | None] | list[int], result: Any, node: Node, path: str) -> None:
         many = list(result) if isinstance(result, (list, tuple)) else [result]

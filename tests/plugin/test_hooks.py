@@ -196,3 +196,40 @@ def test_hook_metrics() -> None:
     reasons = {line.name: line.reason for line in report.skipped}
     assert "not on Sundays" in reasons["undefined_here"]
     assert "ZeroDivisionError" in reasons["mistaken"]
+
+
+def number(value: float, name: str = "answer") -> Metric:
+    return Metric(name, "operator", lambda view: value, definition="A number.")
+
+
+def measured(*names: str, **options):
+    return deepstruct.analyze(Layer(), X, orders=("zeroth",), metrics=list(names), **options)
+
+
+def test_two_plugins_for_one_metric_are_a_conflict_that_prefer_settles() -> None:
+    with use_host(host(acme=Plugin(metrics=[number(1.0)]), other=Plugin(metrics=[number(2.0)]))):
+        report = measured("answer", "nodes")
+        (line,) = report.skipped
+        assert "metric answer is offered at the same priority (0) by acme and other" in line.reason
+        assert report["zeroth"]["nodes"] == 7
+        for prefer in ("other", ["other"], {"metric answer": "other"}):
+            report = measured("answer", prefer=prefer)
+            assert report["zeroth"]["answer"] == 2.0
+            assert report.rows[0].provider == "other"
+
+
+def test_a_metric_of_a_plugin_replaces_a_built_in_one_and_says_so_once(capsys) -> None:
+    with use_host(host(acme=Plugin(metrics=[number(42.0, "nodes")]))):
+        for _ in range(2):
+            assert measured("nodes")["zeroth"]["nodes"] == 42.0
+        assert measured("nodes", prefer="deepstruct")["zeroth"]["nodes"] == 7
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["deepstruct: metric nodes comes from plugin acme (acme), not from deepstruct"]
+
+
+def test_two_plugins_for_one_analyzer_are_a_conflict_that_prefer_settles() -> None:
+    plugins = {name: Plugin(analyzers=[Counter(need=n)]) for n, name in enumerate(("acme", "other"))}
+    with use_host(host(**plugins, third=Plugin(metrics=[SPACES]))):
+        with pytest.raises(PluginError, match=r"analyzer spaces is offered.*acme and other"):
+            measured("number_of_spaces")
+        assert measured("number_of_spaces", prefer={"analyzer spaces": "other"})["zeroth"]["number_of_spaces"] == 2

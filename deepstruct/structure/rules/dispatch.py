@@ -12,7 +12,7 @@ from deepstruct.structure.rules.base import Rule
 
 
 class Dispatcher:
-    """Looks rules up. `registry` is the plugin host's: `.rules`, `.rule_for`, `.resolve`, `.provider_of`."""
+    """Looks rules up in the plugin host's registry (`rules`, `rule_for`, `resolve`, `offer_of`, `provider_of`)."""
 
     def __init__(self, registry: Any, prefer: Any = None) -> None:
         self._registry, self._prefer = registry, prefer
@@ -20,6 +20,7 @@ class Dispatcher:
         self._functions: dict[str, list[Rule]] = defaultdict(list)
         self._types: dict[str, list[Rule]] = defaultdict(list)
         self._chosen: dict[tuple[str, str], Rule | None] = {}
+        self._foreign: dict[int, tuple[Rule, str]] = {}
         self.used: dict[str, str] = {}  # rule name -> provider, for what was really used
         for rule in registry.rules:
             if not isinstance(rule, Rule):
@@ -45,7 +46,19 @@ class Dispatcher:
                 if rule is not None:
                     return rule
         rule = self._registry.rule_for(module, path)
-        return rule if isinstance(rule, Rule) else None
+        if not isinstance(rule, Rule):
+            return None
+        self.used[rule.name] = self._registry.provider_of(rule)
+        return rule
+
+    def foreign(self, rule: Rule) -> str:
+        """Distribution and version of the plugin that a rule comes from; "" for a built-in one."""
+        if id(rule) not in self._foreign:
+            offer = self._registry.offer_of(rule)
+            built_in = offer is not None and offer.builtin
+            # The rule is kept along with the answer, so that its id stays taken.
+            self._foreign[id(rule)] = rule, "" if built_in else self._registry.provider_of(rule)
+        return self._foreign[id(rule)][1]
 
     def _pick(self, kind: str, key: str, table: Mapping[str, list[Rule]]) -> Rule | None:
         if (kind, key) in self._chosen:
