@@ -33,6 +33,7 @@ class Metric:
     `cost` estimates the elementary steps from the graph's sizes alone; above the limit (the setting
     "max_operations", else the analyzer's own `max_operations`) the metric is skipped with that figure.
     `settings` are the keys of `analyze(settings=...)` that it reads, where those are not built in.
+    `bounds` is what `deepstruct.testing.check_metric` holds its values against.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Metric:
     default: bool = True  # part of the standard panel
     cost: Callable[[StructureGraph], float] | None = None
     settings: tuple[Setting, ...] = ()
+    bounds: tuple[float, float] | None = None  # that every value lies within, both ends included
 
 
 @dataclass(frozen=True)
