@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from deepstruct.cli.factory import build_model
+from deepstruct.factory import build_model
 from deepstruct.errors import InputError
 
 
