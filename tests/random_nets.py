@@ -11,11 +11,11 @@ from torch import nn
 class ConvNet(nn.Module):
     """A random acyclic graph of small convolutional blocks with a linear head."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, sides: tuple[int, int, int] = (5, 6, 7)) -> None:
         super().__init__()
         self.plan: list[tuple[str, int, int]] = []
         self.blocks = nn.ModuleDict()
-        size, channels = rng.choice([5, 6, 7]), rng.choice([1, 2, 3])
+        size, channels = rng.choice(sides), rng.choice([1, 2, 3])
         self.input_shape = (1, channels, size, size)
         shapes = [(channels, size)]
         for k in range(rng.randint(2, 5)):
@@ -49,7 +49,7 @@ class ConvNet(nn.Module):
         if choice == "pool" and side >= 2:
             kind = rng.choice([nn.MaxPool2d, nn.AvgPool2d])
             return kind(2, stride=1), (width, side - 1)
-        if choice == "up" and side <= 5:
+        if choice == "up" and 2 <= side <= 5:
             return nn.ConvTranspose2d(width, 2, 2, stride=2, padding=1), (2, 2 * side - 2)
         if choice == "depthwise":
             return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Tanh()), (width, side)
@@ -102,12 +102,16 @@ class SequenceNet(nn.Module):
         return self.head(h + out)
 
 
-def random_net(seed: int) -> tuple[nn.Module, torch.Tensor]:
-    """A network in evaluation mode and an input for it; some weights are pruned to zero."""
+def random_net(seed: int, sides: tuple[int, int, int] = (5, 6, 7)) -> tuple[nn.Module, torch.Tensor]:
+    """A network in evaluation mode and an input for it; some weights are pruned to zero.
+
+    Args:
+        sides: of the images that a convolutional network may take.
+    """
     rng = random.Random(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net: ConvNet | SequenceNet = SequenceNet(rng) if rng.random() < 0.35 else ConvNet(rng)
+        net: ConvNet | SequenceNet = SequenceNet(rng) if rng.random() < 0.35 else ConvNet(rng, sides)
         if rng.random() < 0.6:
             keep = rng.choice([0.15, 0.4, 0.7])
             with torch.no_grad():

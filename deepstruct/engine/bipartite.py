@@ -72,6 +72,16 @@ class Unrolled(Bipartite):
             self._live_left = graph.live[self._from : self._from + self.left].to(torch.float64)
             self._live_right = graph.live[self._to : self._to + self.right].to(torch.float64)
 
+    @property
+    def left_slots(self) -> torch.Tensor:
+        """Slot of each left node."""
+        return torch.arange(self._from, self._from + self.left)
+
+    @property
+    def right_slots(self) -> torch.Tensor:
+        """Slot of each right node."""
+        return torch.arange(self._to, self._to + self.right)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x if self._live_left is None else x * self._live_left
         out = torch.zeros(self.right, dtype=x.dtype)

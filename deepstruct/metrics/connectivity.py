@@ -18,6 +18,7 @@ MULTIGRAPH_CORE = (
     "equals the core number where there are neither"
 )
 SIMPLE = "in the undirected graph without parallel edges and self-loops"
+MEAN_SIZE = "Mean number of nodes of a weakly connected component."
 
 
 def weakly_connected_components_igraph(view: IgraphView) -> int:
@@ -42,6 +43,11 @@ def largest_component_networkx(view: NetworkxView) -> int:
     import networkx as nx
 
     return max(map(len, nx.weakly_connected_components(view.multigraph)), default=0)
+
+
+def _mean_size(view: Any, components: int) -> float:
+    view.need_nodes()
+    return float(view.num_nodes / components)
 
 
 def bridges_igraph(view: IgraphView) -> int:
@@ -169,6 +175,15 @@ METRICS = [
         "Number of nodes in the largest weakly connected component.",
         igraph=largest_component_igraph,
         networkx=largest_component_networkx,
+    ),
+    *on_both(
+        "component_size_mean",
+        MEAN_SIZE,
+        source="Cunegatti et al., multipartite graph encoding",
+        default=False,
+        requires=("nonempty",),
+        igraph=lambda view: _mean_size(view, weakly_connected_components_igraph(view)),
+        networkx=lambda view: _mean_size(view, weakly_connected_components_networkx(view)),
     ),
     *on_both(
         "bridges",

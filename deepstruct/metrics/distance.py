@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from deepstruct.engine import budget
+from deepstruct.metrics.reachability import MGE, nodes_asked_for
 from deepstruct.metrics.table import all_pairs, on_both
 
 if TYPE_CHECKING:
     from deepstruct.analyzers.igraph import IgraphView
     from deepstruct.analyzers.networkx import NetworkxView
+    from deepstruct.structure.graph import StructureGraph
 
 
 def _histogram(view: IgraphView) -> dict[int, int]:
@@ -128,6 +130,49 @@ def eccentricity_networkx(view: NetworkxView) -> npt.NDArray[np.float64]:
     return np.array([farthest(node) for node in range(view.num_nodes)], np.float64)
 
 
+def distance_from_nodes_igraph(view: IgraphView) -> npt.NDArray[np.float64]:
+    nodes = nodes_asked_for(view, view.inputs)
+    values = np.full(view.num_nodes, np.inf)
+    for node in nodes.tolist():
+        budget.check()
+        values = np.minimum(values, np.asarray(view.simple_directed.distances(source=node, mode="out")[0], np.float64))
+    return np.where(np.isinf(values), np.nan, values)
+
+
+def distance_from_nodes_networkx(view: NetworkxView) -> npt.NDArray[np.float64]:
+    import networkx as nx
+
+    nodes = nodes_asked_for(view, view.inputs).tolist()
+    values = np.full(view.num_nodes, np.nan)
+    for step, layer in enumerate(nx.bfs_layers(view.simple_directed, nodes)):
+        values[layer] = step
+    return values
+
+
+def two_step_neighborhood_mean_igraph(view: IgraphView) -> float:
+    view.need_nodes()
+    return float(np.mean(view.simple_directed.neighborhood_size(order=2, mode="out")))
+
+
+def two_step_neighborhood_mean_networkx(view: NetworkxView) -> float:
+    import networkx as nx
+
+    view.need_nodes()
+    graph = view.simple_directed
+    reached = (nx.single_source_shortest_path_length(graph, node, cutoff=2) for node in graph)
+    return float(np.mean([len(nodes) for nodes in reached]))
+
+
+def _searches(graph: StructureGraph) -> float:
+    """Steps of one search from every input."""
+    return float(len(graph.input_nodes())) * (float(graph.num_nodes) + float(graph.num_edges))
+
+
+TWO_STEP = (
+    "Mean number of nodes within two steps along the edges, the node itself included; a node that several ways lead "
+    "to counts once."
+)
+
 METRICS = [
     *on_both(
         "average_path_length",
@@ -184,5 +229,25 @@ METRICS = [
         cost=all_pairs,
         igraph=eccentricity_igraph,
         networkx=eccentricity_networkx,
+    ),
+    *on_both(
+        "distance_from_nodes",
+        "Fewest edges on a directed path to the node from some node of a set: the inputs, or the node ids in the "
+        "setting 'nodes'; NaN where no path leads.",
+        source="Stier 2019",
+        scope="node",
+        default=False,
+        cost=_searches,
+        igraph=distance_from_nodes_igraph,
+        networkx=distance_from_nodes_networkx,
+    ),
+    *on_both(
+        "two_step_neighborhood_mean",
+        TWO_STEP,
+        source=MGE,
+        default=False,
+        cost=all_pairs,
+        igraph=two_step_neighborhood_mean_igraph,
+        networkx=two_step_neighborhood_mean_networkx,
     ),
 ]

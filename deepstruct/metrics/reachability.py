@@ -70,7 +70,33 @@ def _hidden(view: NetworkxView, degrees: Any) -> list[int]:
     return [node for node, degree in degrees if degree == 0 and node not in ends]
 
 
-def _nodes_asked_for(view: Any, default: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _share(amount: int, edges: int) -> float:
+    if edges == 0:
+        raise MetricError("the graph has no edges")
+    return amount / edges
+
+
+def removable_in_igraph(view: IgraphView) -> float:
+    return _share(int(view.out_degree[view.hidden & (view.in_degree == 0)].sum()), view.num_edges)
+
+
+def removable_out_igraph(view: IgraphView) -> float:
+    return _share(int(view.in_degree[view.hidden & (view.out_degree == 0)].sum()), view.num_edges)
+
+
+def removable_in_networkx(view: NetworkxView) -> float:
+    graph = view.multigraph
+    dead = _hidden(view, graph.in_degree())
+    return _share(sum(degree for _, degree in graph.out_degree(dead)), graph.number_of_edges())
+
+
+def removable_out_networkx(view: NetworkxView) -> float:
+    graph = view.multigraph
+    dead = _hidden(view, graph.out_degree())
+    return _share(sum(degree for _, degree in graph.in_degree(dead)), graph.number_of_edges())
+
+
+def nodes_asked_for(view: Any, default: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The setting "nodes", or else the inputs or outputs."""
     given = view.context.settings.get("nodes")
     if given is None:
@@ -93,7 +119,7 @@ def ancestors_igraph(view: IgraphView) -> int:
 
 
 def _beyond_igraph(view: IgraphView, default: npt.NDArray[np.int64], mode: str) -> int:
-    nodes = _nodes_asked_for(view, default)
+    nodes = nodes_asked_for(view, default)
     found: set[int] = set()
     for node in nodes.tolist():
         if node not in found:
@@ -104,14 +130,14 @@ def _beyond_igraph(view: IgraphView, default: npt.NDArray[np.int64], mode: str) 
 def descendants_networkx(view: NetworkxView) -> int:
     import networkx as nx
 
-    nodes = set(_nodes_asked_for(view, view.inputs).tolist())
+    nodes = set(nodes_asked_for(view, view.inputs).tolist())
     return len(set().union(*(nx.descendants(view.simple_directed, node) for node in nodes)) - nodes)
 
 
 def ancestors_networkx(view: NetworkxView) -> int:
     import networkx as nx
 
-    nodes = set(_nodes_asked_for(view, view.outputs).tolist())
+    nodes = set(nodes_asked_for(view, view.outputs).tolist())
     return len(set().union(*(nx.ancestors(view.simple_directed, node) for node in nodes)) - nodes)
 
 
@@ -179,6 +205,22 @@ METRICS = [
         source=MGE,
         igraph=isolated_igraph,
         networkx=isolated_networkx,
+    ),
+    *on_both(
+        "removable_in",
+        "Share of the edges that leave hidden nodes without an in-edge; parallel edges counted.",
+        source=MGE,
+        default=False,
+        igraph=removable_in_igraph,
+        networkx=removable_in_networkx,
+    ),
+    *on_both(
+        "removable_out",
+        "Share of the edges that enter hidden nodes without an out-edge; parallel edges counted.",
+        source=MGE,
+        default=False,
+        igraph=removable_out_igraph,
+        networkx=removable_out_networkx,
     ),
     *on_both(
         "descendants",

@@ -143,6 +143,8 @@ ORDERS_OF_REMOVAL = {
     "degree": "by degree in the intact graph (parallel edges counted, ties in random order), highest first",
     "paths": "by path centrality in the intact graph (input-output paths through the node, ties in random order), "
              "highest first",
+    "betweenness": "by betweenness in the intact graph (directed, parallel edges make different paths, from sampled "
+                   "sources: settings 'samples', 64, and 'sample_seed'; ties in random order), highest first",
 }  # fmt: skip
 COUNTED = {
     "": "effective nodes left, as a share of those of the intact graph",

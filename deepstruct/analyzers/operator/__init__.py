@@ -24,6 +24,11 @@ FAMILIES = (  # modules of this package with a list METRICS each
     "motifs",
     "robustness",
     "homology",
+    "channels",
+    "hubs",
+    "levels",
+    "waste",
+    "density",
 )
 
 

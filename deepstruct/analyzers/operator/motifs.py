@@ -1,19 +1,22 @@
-"""4-cycles (butterflies) of the whole graph and within each layer, and bipartite clustering."""
+"""4-cycles (butterflies): of the whole graph, exact, bounded and sampled, and within each layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from deepstruct.analyzers.operator.iteration import once
+from deepstruct.analyzers.operator.sampling import sample
 from deepstruct.analyzers.operator.stored import weighted_operators
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import budget
+from deepstruct.engine.adjacency import symmetric_action
 from deepstruct.engine.bipartite import Unrolled, degrees
 from deepstruct.engine.blocks import graph_butterflies
 from deepstruct.engine.butterflies import operator_butterflies
-from deepstruct.errors import MetricError
+from deepstruct.errors import CapacityError, MetricError
 from deepstruct.metrics.base import Measured, Metric
 from deepstruct.metrics.clustering import METRICS as CLUSTERING
 
@@ -29,6 +32,50 @@ def _whole(simple: bool) -> Callable[[OperatorView], int]:
         )
 
     return compute
+
+
+def _simple(view: OperatorView, what: str) -> None:
+    """Refuse graphs whose 4-cycles are not those of their adjacency matrix, and what needs a slot for each unit."""
+    view.need_nodes()
+    view.need_explicit_units(what)
+    parallel = view.graph.num_parallel_edges
+    if parallel is None:
+        raise CapacityError(f"{what}: whether edges are parallel is told from the explicit graph, which is too large")
+    if parallel or not view.graph.is_dag:
+        raise MetricError(f"{what} takes acyclic graphs without parallel edges; butterflies counts in others")
+
+
+def _upper(view: OperatorView) -> int:
+    """Every 4-cycle holds four paths of three edges, each with another of its edges in the middle."""
+    view.need_nodes()
+    view.need_explicit_units("butterflies_upper_bound")
+    degree = view.in_degree_slots + view.out_degree_slots
+    ends = torch.where(view.graph.is_node, (degree - 1).clamp(min=0), 0.0)
+    paths = view.dot(ends, symmetric_action(view.graph, ends)) / 2
+    if paths >= 2.0**53:
+        # beyond what float64 counts by ones: rounded up, so that it stays a bound
+        return int(paths / 4 * (1 + 1e-12))
+    return int(paths) // 4
+
+
+def _sampled(view: OperatorView) -> Measured:
+    """Of each sampled node the 4-cycles through it; each is met from its four nodes."""
+    _simple(view, "butterflies_sampled")
+    chosen = sample(view)
+    through, spots = [], torch.zeros(view.graph.num_slots, dtype=torch.float64)
+    for slot in chosen.slots.tolist():
+        budget.check()
+        spots[slot] = 1
+        shared = symmetric_action(view.graph, symmetric_action(view.graph, spots))
+        spots[slot] = shared[slot] = 0
+        through.append(view.dot(shared, shared - 1) / 2)
+    each = np.array(through) * chosen.population / 4
+    if chosen.complete:
+        return Measured(round(float(each.mean())), note="all nodes")
+    error = chosen.error_of_mean(each)
+    return Measured(
+        float(each.mean()), exact=False, residual=error, note=f"{chosen.note}; the residual is the standard error"
+    )
 
 
 def _within(view: OperatorView) -> tuple[dict[str, int], list[str]]:
@@ -88,6 +135,13 @@ METRICS: list[Metric] = [
     Metric("butterflies_multigraph", "operator", _whole(False), default=False,
            definition="Number of 4-cycles of four different nodes, undirected, where parallel edges make different "
            "cycles; across layers as well."),
+    Metric("butterflies_upper_bound", "operator", _upper, default=False, requires=("nonempty",),
+           definition="Upper bound of butterflies_multigraph, and so of butterflies, at any size: a quarter of the "
+           "three-edge walks u-v-w-x with other edges before and after v-w, direction dropped, across layers as well; "
+           "equal to them in complete bipartite graphs. butterflies_within_layers is the lower bound."),
+    Metric("butterflies_sampled", "operator", _sampled, default=False, requires=("nonempty",),
+           definition="Estimate of butterflies at any size, across layers as well, from the 4-cycles through sampled "
+           "nodes (setting 'samples', 64); the residual is the standard error. Acyclic graphs without parallel edges."),
     Metric("layer_butterflies", "operator", _layer, scope="layer", orders=_ZEROTH, default=False,
            definition="Number of 4-cycles of two units of the layer and two that they read through weights, in the "
            "unrolled layer; exact at any size by the translation symmetry of convolutions. 4-cycles across layers "

@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from deepstruct.analyzers.operator.memo import steps
+from deepstruct.analyzers.operator.sampling import sample
 from deepstruct.analyzers.operator.view import OperatorView
+from deepstruct.engine import brandes
 from deepstruct.engine.masked_sweep import effective_after
 from deepstruct.engine.semiring import Counting
 from deepstruct.engine.sweeps import sweep
@@ -36,8 +39,14 @@ def _paths(view: OperatorView) -> npt.NDArray[np.float64]:
     return counts
 
 
+def _betweenness(view: OperatorView) -> npt.NDArray[np.float64]:
+    """Betweenness from sampled sources (all nodes where there are no more than that), after Brandes."""
+    walk = steps(view, "betweenness")
+    return view.nodes(brandes.dependencies(walk, sample(view).slots))
+
+
 SCORES: dict[str, Callable[[OperatorView], npt.NDArray[np.float64] | npt.NDArray[np.int64]] | None] = {
-    "random": None, "degree": _degree, "paths": _paths,
+    "random": None, "degree": _degree, "paths": _paths, "betweenness": _betweenness,
 }  # fmt: skip
 
 
