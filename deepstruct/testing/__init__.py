@@ -1,4 +1,4 @@
-"""What tests of structure rules use: the Jacobian oracle, brute force on explicit graphs, and `check_rule`."""
+"""What tests of plugins use: `check_rule` and the Jacobian oracle, `check_metric`, `check_plugin`, brute force."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from deepstruct.testing.build import build_graph, generic_copy
     from deepstruct.testing.explicit import count_paths, graph_support
     from deepstruct.testing.jacobian import check_containment, check_equality, jacobian_support
+    from deepstruct.testing.metrics import check_metric
+    from deepstruct.testing.plugins import check_plugin, parametrize_with_plugin_checks, plugin_checks
     from deepstruct.testing.rules import check_rule
     from deepstruct.testing.support import OracleError, Support
     from deepstruct.testing.vjp import Probe, check_vjp
@@ -20,12 +22,16 @@ _LAZY = {
     "build_graph": "deepstruct.testing.build",
     "check_containment": "deepstruct.testing.jacobian",
     "check_equality": "deepstruct.testing.jacobian",
+    "check_metric": "deepstruct.testing.metrics",
+    "check_plugin": "deepstruct.testing.plugins",
     "check_rule": "deepstruct.testing.rules",
     "check_vjp": "deepstruct.testing.vjp",
     "count_paths": "deepstruct.testing.explicit",
     "generic_copy": "deepstruct.testing.build",
     "graph_support": "deepstruct.testing.explicit",
     "jacobian_support": "deepstruct.testing.jacobian",
+    "parametrize_with_plugin_checks": "deepstruct.testing.plugins",
+    "plugin_checks": "deepstruct.testing.plugins",
 }
 
 __all__ = [
@@ -35,12 +41,16 @@ __all__ = [
     "build_graph",
     "check_containment",
     "check_equality",
+    "check_metric",
+    "check_plugin",
     "check_rule",
     "check_vjp",
     "count_paths",
     "generic_copy",
     "graph_support",
     "jacobian_support",
+    "parametrize_with_plugin_checks",
+    "plugin_checks",
 ]
 
 
