@@ -13,6 +13,7 @@ __version__ = "1.0.0.dev0"
 
 if TYPE_CHECKING:
     from deepstruct.api import analyze, extract
+    from deepstruct.batches import batch
     from deepstruct.errors import (
         BudgetError,
         CapacityError,
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
         UnknownOpError,
     )
     from deepstruct.plugin.markers import hookimpl
+    from deepstruct.tracking import track
     from deepstruct.trajectory import drift
 
 _LAZY = {
     "analyze": "deepstruct.api",
+    "batch": "deepstruct.batches",
     "drift": "deepstruct.trajectory",
     "extract": "deepstruct.api",
     "hookimpl": "deepstruct.plugin.markers",
+    "track": "deepstruct.tracking",
     "BudgetError": "deepstruct.errors",
     "CapacityError": "deepstruct.errors",
     "CheckpointError": "deepstruct.errors",
@@ -53,16 +57,23 @@ _SUBMODULES = frozenset(
         "analyzers",
         "checkpoints",
         "cli",
+        "dataset",
         "engine",
         "errors",
         "functional",
+        "graph",
         "metrics",
+        "models",
         "plugin",
+        "pruning",
         "report",
+        "scalable",
         "sparse",
         "structure",
         "testing",
         "trace",
+        "transform",
+        "util",
     }
 )
 
@@ -81,9 +92,11 @@ __all__ = [
     "UnknownOpError",
     "__version__",
     "analyze",
+    "batch",
     "drift",
     "extract",
     "hookimpl",
+    "track",
 ]
 
 

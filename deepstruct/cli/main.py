@@ -11,11 +11,13 @@ import click
 
 from deepstruct import __version__
 from deepstruct.cli.analyze import analyze
+from deepstruct.cli.batch import batch
 from deepstruct.cli.build_ext import build_ext
 from deepstruct.cli.demo import demo
 from deepstruct.cli.doctor import doctor
 from deepstruct.cli.drift import drift
 from deepstruct.cli.plugins import plugins
+from deepstruct.cli.results import results
 from deepstruct.errors import DeepstructError
 from deepstruct.plugin import Host, get_host
 from deepstruct.plugin.host import COMMANDS_HOOK
@@ -65,6 +67,8 @@ def cli(debug: bool) -> None:
 
 
 cli.add_command(analyze)
+cli.add_command(batch)
+cli.add_command(results)
 cli.add_command(plugins)
 cli.add_command(doctor)
 cli.add_command(drift)

@@ -36,6 +36,8 @@ BUILTINS = (
     "deepstruct.analyzers.networkx",
     "deepstruct.metrics",
     "deepstruct.checkpoints.readers",
+    "deepstruct.checkpoints.executors",
+    "deepstruct.checkpoints.sinks",
     "deepstruct.report.renderers",
 )
 """Modules that contribute what is built in, through the hooks that any plugin uses."""
