@@ -110,8 +110,11 @@ def _holders(tensor: Tensor) -> int:
 
 
 def plan_of(mask: Tensor) -> Plan:
-    """The plan of a mask; of a throw-away plan when torch does not track the mask's versions."""
-    if mask.is_inference():
+    """The plan of a mask; a throw-away plan when torch does not track the mask's versions.
+
+    So, too, under a dispatch mode: what a trace computes may be fake, and must not outlive it.
+    """
+    if mask.is_inference() or torch._C._len_torch_dispatch_stack():
         return Plan(mask)
     plan = _plans.get(mask)
     if plan is None:

@@ -15,6 +15,7 @@ def deepstruct_rules() -> list[Rule]:
         algebra,
         attention,
         contraction,
+        dag,
         loss,
         masked,
         norm,
@@ -29,6 +30,6 @@ def deepstruct_rules() -> list[Rule]:
 
     files = (
         pointwise, reindex, scatter, contraction, window, norm, recurrent, sample, spectral, algebra, loss, masked,
-        attention,
+        attention, dag,
     )  # fmt: skip
     return [rule for file in files for rule in file.rules.rules]
