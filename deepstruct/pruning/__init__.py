@@ -6,7 +6,7 @@ from deepstruct.pruning import engine, strategy, util
 from deepstruct.pruning.alive import Alive, alive
 from deepstruct.pruning.bake import bake, dense_state_dict, load_dense
 from deepstruct.pruning.constraints import AllOf, connected, no_dead, outputs_alive
-from deepstruct.pruning.expansion import Expansion, Ramanujan, biregular_mask, expansion, ramanujan_mask
+from deepstruct.pruning.expansion import Expansion, Ramanujan, expansion
 from deepstruct.pruning.finding import find_targets
 from deepstruct.pruning.masks import from_torch, get_masks, load_masks, read_masks, save_masks, set_masks, to_torch
 from deepstruct.pruning.network import Network
@@ -65,7 +65,6 @@ __all__ = [
     "WeightMask",
     "alive",
     "bake",
-    "biregular_mask",
     "connected",
     "constant",
     "cosine",
@@ -87,7 +86,6 @@ __all__ = [
     "outputs_alive",
     "permuted",
     "prune",
-    "ramanujan_mask",
     "read_masks",
     "rewind",
     "save_masks",

@@ -1,4 +1,4 @@
-"""Ramanujan masks: random biregular bipartite graphs whose second singular value is as small as can be."""
+"""Masks as bipartite graphs: how well they expand, and random ones that expand as well as can be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepstruct.errors import InputError
-from deepstruct.pruning.protocols import Density, Infeasible, Tensors
+from deepstruct.pruning.protocols import Density, Tensors
 from deepstruct.pruning.scopes import share
 from deepstruct.pruning.view import View
 
@@ -68,67 +68,12 @@ def _measure(mask: Tensor) -> Expansion:
     return Expansion(edges, float(values[0]), second, bound, same)
 
 
-def biregular_mask(rows: int, columns: int, degree: int, generator: torch.Generator | None = None) -> Tensor:
-    """A random boolean (rows, columns) in which every row has `degree` entries, and the columns share them equally.
-
-    Column degrees are equal where rows * degree divides by columns, else they differ by one at most. Stubs are paired
-    at random, and double edges resolved by switches with random other edges.
-    """
-    if not 0 <= degree <= columns or rows < 0:
-        raise InputError(f"{rows} rows of degree {degree} over {columns} columns: a degree is from 0 to the columns")
-    edges = rows * degree
-    if edges == 0:
-        return torch.zeros(rows, columns, dtype=torch.bool)
-    row = torch.arange(rows).repeat_interleave(degree)
-    shuffled = torch.randperm(columns, generator=generator)  # which columns get one more is random
-    column = shuffled[torch.arange(edges) % columns][torch.randperm(edges, generator=generator)]
-    for _ in range(10_000):
-        code = row * columns + column
-        order = code.argsort(stable=True)
-        twice = torch.zeros(edges, dtype=torch.bool)
-        twice[order[1:]] = code[order][1:] == code[order][:-1]
-        bad = twice.nonzero().flatten()
-        if len(bad) == 0:
-            mask = torch.zeros(rows, columns, dtype=torch.bool)
-            mask[row, column] = True
-            return mask
-        other = torch.randint(edges, (len(bad),), generator=generator)
-        for a, b in zip(bad.tolist(), other.tolist(), strict=True):
-            column[a], column[b] = column[b].item(), column[a].item()
-    raise Infeasible(f"no simple biregular graph of {rows} x {columns} with degree {degree} was found")
-
-
-def ramanujan_mask(
-    rows: int, columns: int, degree: int, generator: torch.Generator | None = None, *, attempts: int = 200
-) -> Tensor:
-    """A random biregular mask that is Ramanujan, by rejection: sigma2 <= sqrt(d_row - 1) + sqrt(d_column - 1).
-
-    Nearly all random biregular graphs come close to the bound, and a constant share of them below it. Raises
-    Infeasible after that many attempts, InputError where column degrees cannot be equal or a degree is below 2.
-    """
-    if rows < 1 or columns < 1 or (rows * degree) % columns:
-        raise InputError(
-            f"{rows} rows of degree {degree} cannot fill {columns} columns equally: rows * degree must divide by them"
-        )
-    if min(degree, rows * degree // columns) < 2:
-        raise InputError("degrees below 2 make a graph without expansion: the bound says nothing there")
-    nearest = math.inf
-    for _ in range(attempts):
-        mask = biregular_mask(rows, columns, degree, generator)
-        found = _measure(mask)
-        if found.ramanujan:
-            return mask
-        nearest = min(nearest, found.sigma2 - found.bound)
-    raise Infeasible(
-        f"none of {attempts} random {rows} x {columns} graphs of degree {degree} is Ramanujan (nearest: {nearest:.3g} "
-        "above the bound): allow more attempts, or another degree"
-    )
-
-
 class Ramanujan:
     """Masks for `Rewire(init=...)`: each layer a Ramanujan graph of the nearest degree to the density that fits.
 
-    Row degrees must let columns share equally, so that a layer of (out, in) takes a multiple of in / gcd(in, out).
+    Drawn by rejection (`deepstruct.graph.ramanujan_bipartite`), at most `attempts` for each layer; CapacityError where
+    none of them is one. Row degrees must let columns share equally, so that a layer of (out, in) takes a multiple of
+    in / gcd(in, out).
     Layers that are too small for one (degrees below 2) are full.
     """
 
@@ -136,8 +81,11 @@ class Ramanujan:
         self.density, self.attempts = density, attempts
 
     def __call__(self, view: View) -> Tensors:
+        from deepstruct.graph import ramanujan_bipartite
+
         out = {}
         for name, shape in view.shapes.items():
+            seed = int(torch.randint(2**31, (), generator=view.generator))
             rows, columns = shape[0], shape.numel() // max(shape[0], 1)
             unit = columns // math.gcd(columns, rows)
             degree = max(round(share(self.density, name) * columns / unit), 1) * unit
@@ -146,6 +94,6 @@ class Ramanujan:
             if degree >= columns:
                 mask = torch.ones(rows, columns, dtype=torch.bool)
             else:
-                mask = ramanujan_mask(rows, columns, degree, view.generator, attempts=self.attempts)
+                mask = torch.from_numpy(ramanujan_bipartite(rows, columns, degree, seed=seed, tries=self.attempts))
             out[name] = mask.reshape(shape).to(view.targets[name].device)
         return out

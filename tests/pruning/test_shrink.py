@@ -7,8 +7,10 @@ import torch
 from pruning_nets import Recurrent, convolutional, lenet, small, sparse
 from torch import Tensor, nn
 
+import deepstruct
 from deepstruct import pruning as P
 from deepstruct.errors import InputError, StructureError
+from deepstruct.graph import ramanujan_bipartite
 from deepstruct.sparse import MaskedLinearLayer
 
 
@@ -156,36 +158,31 @@ def test_sizes_that_are_written_into_forward() -> None:
         P.shrink(model, torch.randn(1, 4))
 
 
-def test_biregular_masks() -> None:
-    generator = torch.Generator().manual_seed(1)
-    for rows, columns, degree in ((30, 20, 4), (16, 16, 3), (100, 784, 40)):
-        mask = P.biregular_mask(rows, columns, degree, generator)
-        assert mask.sum(1).tolist() == [degree] * rows
-        spread = mask.sum(0)
-        assert int(spread.max() - spread.min()) <= 1
-    assert not torch.equal(P.biregular_mask(30, 20, 4, generator), P.biregular_mask(30, 20, 4, generator))
-    assert bool(P.biregular_mask(5, 5, 5).all())
-    with pytest.raises(InputError):
-        P.biregular_mask(4, 3, 4)
-
-
-def test_ramanujan_masks_are_ramanujan() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for rows, columns, degree in ((24, 24, 3), (40, 20, 4), (30, 60, 6)):
-        mask = P.ramanujan_mask(rows, columns, degree, generator)
-        singular = torch.linalg.svdvals(mask.double())
-        bound = (degree - 1) ** 0.5 + (rows * degree // columns - 1) ** 0.5
-        assert singular[1] <= bound + 1e-9
-        found = P.expansion({"w": mask})["w"]
-        assert found.ramanujan
-        assert found.biregular
-        assert found.edges == rows * degree
-        assert found.sigma2 == pytest.approx(float(singular[1]))
-        assert found.sigma1 == pytest.approx((degree * (rows * degree // columns)) ** 0.5)
+def test_expansion_of_masks() -> None:
+    mask = torch.from_numpy(ramanujan_bipartite(40, 20, 4, seed=0))
+    singular = torch.linalg.svdvals(mask.double())
+    found = P.expansion({"w": mask})["w"]
+    assert singular[1] <= 3**0.5 + 7**0.5
+    assert found.ramanujan
+    assert found.biregular
+    assert found.edges == 160
+    assert found.sigma2 == pytest.approx(float(singular[1]))
+    assert found.sigma1 == pytest.approx(32**0.5)
+    assert found.gap == pytest.approx(32**0.5 - float(singular[1]))
     two = torch.block_diag(torch.ones(6, 6), torch.ones(6, 6)).bool()
     assert not P.expansion({"w": two})["w"].ramanujan  # in two parts: no expansion at all
-    with pytest.raises(InputError, match="divide"):
-        P.ramanujan_mask(7, 5, 3)
+    assert not P.expansion({"w": torch.zeros(3, 4, dtype=torch.bool)})["w"].ramanujan
+    with pytest.raises(InputError, match="single number"):
+        P.expansion({"w": torch.tensor(True)})
+
+
+def test_expansion_agrees_with_the_metric() -> None:
+    model = small()
+    P.prune(model, P.Random(), 0.6)
+    report = deepstruct.analyze(P.bake(model), torch.randn(1, 8), orders="zeroth", metrics=["layer_ramanujan_r"])
+    layers = list(report["zeroth"]["layer_ramanujan_r"].values())
+    found = P.expansion(P.get_masks(model)).values()
+    assert layers == pytest.approx([e.bound - e.sigma2 for e in found])
 
 
 def test_ramanujan_masks_to_begin_with() -> None:
