@@ -31,7 +31,11 @@ class StructureError(DeepstructError):
 
 
 class CapacityError(DeepstructError, MemoryError):
-    """Something does not fit the memory budget; the message has the estimate."""
+    """Something does not fit the memory budget; the message has the estimate, and `estimate` the bytes if known."""
+
+    def __init__(self, message: str = "", estimate: int | None = None) -> None:
+        super().__init__(message)
+        self.estimate = estimate
 
 
 class MetricError(DeepstructError):

@@ -176,6 +176,7 @@ class _Bench:
                 estimate = refusal.estimate if estimate is None else estimate
             except CapacityError as error:
                 refusals.append(f"{analyzer.name}: {error}")
+                estimate = error.estimate if estimate is None else estimate
             except MetricError as error:
                 return self._skip(name, str(error))
             except KeyboardInterrupt:
@@ -276,7 +277,7 @@ class _Bench:
         except (_Refused, BudgetError):  # out of time holds for this metric alone
             raise
         except CapacityError as error:
-            raise _Refused(str(error), estimate) from error
+            raise _Refused(str(error), estimate if error.estimate is None else error.estimate) from error
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # as above

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 
 from deepstruct.engine import budget
 from deepstruct.engine.semiring import Counting
-from deepstruct.engine.sweeps import spread
+from deepstruct.engine.sweeps import spread, through
+from deepstruct.structure import vectors
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operators import Identity, WeightMode
+
+_SUM = Counting()
 
 
 def adjacency_action(
@@ -30,12 +34,11 @@ def adjacency_action(
     Returns:
         One value per slot, 0 at slots that are no nodes, of x's dtype.
     """
-    if not x.is_floating_point():
-        x = x.to(torch.float64)
     own = has_vector_entry(graph)
-    x = torch.where(own, x, torch.zeros((), dtype=x.dtype))
+    x = vectors.converted(x, x.dtype if x.is_floating_point() else torch.float64)
+    x.masked_fill_(~own, 0)
     semiring = Counting(x.dtype, mode)
-    out = torch.zeros_like(x)
+    out = vectors.full(x.numel(), x.dtype)
     if transpose:
         spread_to_parts(graph, x)
     for op in graph.operators:
@@ -46,7 +49,7 @@ def adjacency_action(
         elif wanted:
             source = op.target if transpose else op.source
             spread(graph, op, source.gather(x), out, semiring, transpose=transpose)
-    return out.mul_(own)
+    return out.masked_fill_(~own, 0)
 
 
 def has_vector_entry(graph: StructureGraph) -> torch.Tensor:
@@ -56,14 +59,43 @@ def has_vector_entry(graph: StructureGraph) -> torch.Tensor:
     """
     known = _entries.get(graph)
     if known is None:
-        known = torch.ones(graph.num_slots, dtype=torch.bool) if graph.live is None else graph.live.clone()
-        if graph.parent is not None:
-            known &= graph.parent == torch.arange(graph.num_slots)
-        _entries[graph] = known
+        known = _entries[graph] = graph.is_node | graph.is_carrier if graph.score_spaces else graph.is_node
     return known
 
 
 _entries: WeakKeyDictionary[StructureGraph, torch.Tensor] = WeakKeyDictionary()
+
+
+def bilinear(graph: StructureGraph, rows: Sequence[torch.Tensor], y: torch.Tensor) -> list[float]:
+    """x' A y for several x: the sum over the edges u -> v, parallel ones counted, of x[u] y[v].
+
+    Args:
+        rows: vectors x over the slots, of any floating-point dtype; sums are in float64.
+        y: one value per slot; what stands at slots that are no nodes does not matter. It is not changed.
+
+    No vector over the slots is made but a copy of y, in its dtype.
+    """
+    y = vectors.converted(y, y.dtype)
+    y.masked_fill_(~has_vector_entry(graph), 0)
+    spread_to_parts(graph, y)
+    totals = [0.0] * len(rows)
+    for op in graph.operators:
+        budget.check()
+        if isinstance(op, Identity):
+            if op.fused is True:
+                continue
+            out, kept = op.target.gather(y), op.kept()
+            out = out if kept is None else out * kept
+        else:
+            values = op.target.gather(y).to(_SUM.dtype)
+            out = through(graph, op, values, _SUM, transpose=True)
+        for k, x in enumerate(rows):
+            here = op.source.gather(x)
+            if op.source.scores is not None:
+                totals[k] += op.source.scores.dot(here, out)
+            else:
+                totals[k] += float((here.to(torch.float64) * out).sum())
+    return totals
 
 
 def ones_on_nodes(graph: StructureGraph, dtype: torch.dtype = torch.float64) -> torch.Tensor:

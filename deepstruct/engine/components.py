@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 
 from deepstruct.engine import budget
 from deepstruct.engine.semirings_extreme import LABELS
 from deepstruct.engine.semirings_words import WIDTH, WORDS, mark
 from deepstruct.engine.sweeps import fixpoint, push
+from deepstruct.structure import vectors
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operators import Conv, Identity, Matmul, Separable, Sparse
+from deepstruct.structure.vectors import how_many
 
 _FLOODS = 2  # most networks are one component and what is cut off: labels would only cost more
 _LABELLED = (Conv, Identity, Matmul, Separable, Sparse)
@@ -25,19 +30,43 @@ def component_labels(graph: StructureGraph, alone: torch.Tensor) -> torch.Tensor
     labels = torch.full((graph.num_slots,), -1, dtype=torch.int64)
     labels[alone] = alone.nonzero().reshape(-1)
     rest = graph.is_node & ~alone
-    for _ in range(_FLOODS):
+    for found in _floods(graph, rest, how_many(alone)):
+        labels[found] = int(np.argmax(found.numpy()))
+    _label(graph, labels, rest)
+    return labels
+
+
+def sizes_of_components(graph: StructureGraph, alone: torch.Tensor) -> list[int]:
+    """Number of nodes of each component, the largest first; `alone` as in `component_labels`."""
+    graph.need_units("a label for each node")
+    sizes = [1] * how_many(alone)
+    rest = graph.is_node & ~alone
+    sizes += [how_many(found) for found in _floods(graph, rest, len(sizes))]
+    if bool(rest.any()):
+        labels = torch.full((graph.num_slots,), -1, dtype=torch.int64)
+        _label(graph, labels, rest)
+        sizes += component_sizes(labels)
+    return sorted(sizes, reverse=True)
+
+
+def _floods(graph: StructureGraph, rest: torch.Tensor, alone: int) -> Iterator[torch.Tensor]:
+    """The nodes of a few components, which are taken from `rest`: most networks have one and what is cut off."""
+    there = graph.num_slots if graph.live is None else how_many(graph.live)
+    for k in range(_FLOODS):
         if not bool(rest.any()):
-            return labels
-        first = int(rest.to(torch.uint8).argmax())
-        start = torch.zeros(graph.num_slots)
-        start[first] = 1
-        found = (fixpoint(graph, start) > 0) & graph.is_node
-        labels[found] = first
-        rest &= ~found
+            return
+        start = vectors.full(graph.num_slots, torch.uint8)
+        start[int(np.argmax(rest.numpy()))] = 1
+        marked = fixpoint(graph, start, most=there - alone if k == 0 else None) > 0
+        marked &= graph.is_node
+        rest &= ~marked
+        yield marked
+
+
+def _label(graph: StructureGraph, labels: torch.Tensor, rest: torch.Tensor) -> None:
     if bool(rest.any()):
         known = all(isinstance(op, _LABELLED) for op in graph.operators)
         (_by_largest if known and graph.num_slots < 2**31 - 2 else _by_floods)(graph, labels, rest)
-    return labels
 
 
 def _by_largest(graph: StructureGraph, labels: torch.Tensor, rest: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from deepstruct.engine import budget
-from deepstruct.engine.flow import flow, from_sources, to_outputs
+from deepstruct.engine.flow import flow_totals, to_outputs, weighing
 from deepstruct.engine.semiring import Counting
 from deepstruct.engine.steps import is_edge
 from deepstruct.engine.sweeps import carry
@@ -58,12 +58,10 @@ def path_entropy(graph: StructureGraph, mode: WeightMode = "pattern") -> float:
     where the paths sum to nothing.
     """
     if mode == "pattern":
-        (total,), exponent = from_sources(graph).totals(graph.is_output)
+        (total,), exponent = flow_totals(graph, 1, weighing())
         inner = 0.0
     else:
-        start = torch.zeros(2, graph.num_slots, dtype=torch.float64)
-        start[0] = graph.is_source
-        (total, inner), exponent = flow(graph, start, _with_logarithm).totals(graph.is_output)
+        (total, inner), exponent = flow_totals(graph, 2, _with_logarithm)
     if total <= 0:
         raise MetricError("no path leads from an input to an output")
     return max(math.log(total) + exponent * math.log(2) - inner / total, 0.0)

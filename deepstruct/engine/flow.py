@@ -16,12 +16,16 @@ import torch
 from deepstruct.engine import budget
 from deepstruct.engine.semiring import Counting
 from deepstruct.engine.steps import SpaceMap
+from deepstruct.engine.stream import Locator, last_uses
 from deepstruct.engine.sweeps import carry
 from deepstruct.errors import MetricError
+from deepstruct.structure import vectors
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, WeightMode
+from deepstruct.structure.space import Space
 
+Begin = Callable[[Space, torch.Tensor], None]  # writes what a space starts with into its zeros
 _LARGE = 2.0**400  # beyond this the values of a space are scaled back to about 1; products of two stay finite
 
 # what the edges of an operator make of the components of a value: (operator, components, transpose) -> components
@@ -59,16 +63,8 @@ class Flow:
         for space in self.graph.spaces:
             here = where[space.slots]
             if bool(here.any()):
-                sums = self.values[:, space.slots][:, here].sum(1).tolist()
-                if any(sums):
-                    parts.append((sums, self.exponents[space.index]))
-        if not parts:
-            return [0.0] * len(self.values), 0
-        top = max(e for _, e in parts)
-        totals = [
-            math.fsum(math.ldexp(sums[k], max(e - top, -2000)) for sums, e in parts) for k in range(len(self.values))
-        ]
-        return totals, top
+                parts.append((self.values[:, space.slots][:, here].sum(1).tolist(), self.exponents[space.index]))
+        return _joined(parts, len(self.values))
 
     def read(self, operand: Operand) -> tuple[list[torch.Tensor], int]:
         """The components at the elements of an operand, brought to one exponent, and that exponent."""
@@ -92,27 +88,70 @@ class Flow:
         index = operand.index()
         return torch.tensor(powers, dtype=torch.float64)[self.spaces.of_slot[index.clamp(min=0)].to(torch.int64)]
 
+
+def weighing(mode: WeightMode = "pattern") -> Through:
+    """Every component is carried by itself, by the edges as numbers of the given mode."""
+    semiring = Counting(mode=mode)
+    return lambda op, parts, transpose: [carry(op, part, semiring, transpose=transpose) for part in parts]
+
+
+class _Running:
+    """The spaces in use of a flow: components (components, slots of the space) and one exponent each."""
+
+    def __init__(self, locator: Locator, start: Begin, components: int) -> None:
+        self.locator, self.start, self.components = locator, start, components
+        self.values: dict[int, torch.Tensor] = {}
+        self.exponents: dict[int, int] = {}
+
+    def of(self, k: int) -> torch.Tensor:
+        """The mantissas of a space."""
+        if k not in self.values:
+            space = self.locator.graph.spaces[k]
+            self.values[k] = torch.zeros(self.components, space.numel, dtype=torch.float64)
+            self.exponents[k] = 0
+            self.start(space, self.values[k])
+        return self.values[k]
+
+    def drop(self, k: int) -> None:
+        self.values.pop(k, None)
+        self.exponents.pop(k, None)
+
+    def read(self, operand: Operand) -> tuple[list[torch.Tensor], int]:
+        """The components at the elements of an operand, and their exponent."""
+        inside = self.locator.inside(operand)
+        if inside is not None:
+            k, place = inside
+            return [place.gather(component) for component in self.of(k)], self.exponents[k]
+        for k in self.locator.spaces(operand):
+            self.of(k)
+        reference = max((self.exponents[k] for k in self.locator.spaces(operand)), default=0)
+        out = torch.zeros(self.components, *operand.shape, dtype=torch.float64)
+        for k, here, places in self.locator.pieces(operand):
+            out[:, here] = self.of(k)[:, places] * _power(self.exponents[k] - reference)
+        return list(out), reference
+
     def join(self, operand: Operand, parts: Sequence[torch.Tensor], reference: int) -> None:
         """Add contributions that are given with an exponent, and keep the mantissas in range."""
-        written = self.spaces.of(operand)
-        for k in written:
-            here = self.values[:, self.graph.spaces[k].slots]
-            if self.exponents[k] == reference:
-                continue
-            empty = not bool(here.any())
-            if empty or self.exponents[k] < reference:
-                if not empty:
-                    here *= 2.0 ** (self.exponents[k] - reference)
-                self.exponents[k] = reference
-        back = self.scale(operand, reference, back=True)
-        for component, part in zip(self.values, parts, strict=True):
-            operand.accumulate(component, part if back is None else part * back)
-        for k in written:
-            self._rescale(k)
+        inside = self.locator.inside(operand)
+        if inside is not None:
+            self._add(*inside, parts, reference)
+            return
+        for k, here, places in self.locator.pieces(operand):
+            self._add(k, Operand.indexed(places), [part.expand(operand.shape)[here] for part in parts], reference)
 
-    def _rescale(self, k: int) -> None:
-        here = self.values[:, self.graph.spaces[k].slots]
-        top = float(here.abs().max()) if here.numel() else 0.0
+    def _add(self, k: int, place: Operand, parts: Sequence[torch.Tensor], reference: int) -> None:
+        here = self.of(k)
+        if self.exponents[k] != reference:
+            empty = not bool(here.any())
+            if not empty and self.exponents[k] < reference:
+                here *= 2.0 ** (self.exponents[k] - reference)
+            if empty or self.exponents[k] < reference:
+                self.exponents[k] = reference
+        back = _power(reference - self.exponents[k])
+        for component, part in zip(here, parts, strict=True):
+            place.accumulate(component, part if back == 1 else part * back)
+        low, high = (float(v) for v in here.aminmax()) if here.numel() else (0.0, 0.0)
+        top = max(-low, high)
         if not math.isfinite(top):
             raise MetricError("a sum over paths is not finite: a weight is infinite or not a number")
         if top > _LARGE or 0.0 < top < 1 / _LARGE:
@@ -121,10 +160,8 @@ class Flow:
             self.exponents[k] += shift
 
 
-def weighing(mode: WeightMode = "pattern") -> Through:
-    """Every component is carried by itself, by the edges as numbers of the given mode."""
-    semiring = Counting(mode=mode)
-    return lambda op, parts, transpose: [carry(op, part, semiring, transpose=transpose) for part in parts]
+def _power(exponent: int) -> float:
+    return 2.0 ** min(exponent, 1000)
 
 
 def flow(graph: StructureGraph, start: torch.Tensor, through: Through, *, transpose: bool = False) -> Flow:
@@ -136,20 +173,78 @@ def flow(graph: StructureGraph, start: torch.Tensor, through: Through, *, transp
 
     Raises MetricError on graphs with cycles, and where a value is not finite.
     """
+    given = start.reshape(-1, graph.num_slots)
+    values = vectors.full(given.numel(), torch.float64).view(given.shape)
+    exponents = [0] * len(graph.spaces)
+
+    def begin(space: Space, into: torch.Tensor) -> None:
+        into.copy_(given[:, space.slots])
+
+    def visit(space: Space, mantissas: torch.Tensor, exponent: int) -> None:
+        values[:, space.slots] = mantissas
+        exponents[space.index] = exponent
+
+    _flow(graph, begin, len(given), through, visit, transpose)
+    return Flow(graph, SpaceMap(graph), values, exponents)
+
+
+def flow_totals(graph: StructureGraph, components: int, through: Through) -> tuple[list[float], int]:
+    """Sums over the outputs of the components of a flow whose first component is 1 on the sources, the others 0.
+
+    Mantissas, and one exponent for all; no vector over all slots is made. Raises as `flow`.
+    """
+    parts: list[tuple[list[float], int]] = []
+
+    def begin(space: Space, into: torch.Tensor) -> None:
+        if space.is_source:
+            into[0] = graph.is_source[space.slots]
+
+    def visit(space: Space, mantissas: torch.Tensor, exponent: int) -> None:
+        here = graph.is_output[space.slots]
+        if bool(here.any()):
+            parts.append((mantissas[:, here].sum(1).tolist(), exponent))
+
+    _flow(graph, begin, components, through, visit, False)
+    return _joined(parts, components)
+
+
+def _flow(
+    graph: StructureGraph, begin: Begin, components: int, through: Through,
+    visit: Callable[[Space, torch.Tensor, int], None], transpose: bool,
+) -> None:  # fmt: skip
     if not graph.is_dag:
         raise MetricError(f"the {graph.order}-order graph has cycles: its paths have no end")
-    values = start.to(torch.float64, copy=True)
-    state = Flow(graph, SpaceMap(graph), values.reshape(-1, graph.num_slots), [0] * len(graph.spaces))
-    for op in reversed(graph.operators) if transpose else graph.operators:
+    locator, operators = Locator(graph), graph.operators[::-1] if transpose else graph.operators
+    running = _Running(locator, begin, components)
+    ends, untouched = last_uses(locator, operators, graph.spaces)
+
+    def show(spaces: Sequence[int]) -> None:
+        for k in spaces:
+            mantissas = running.of(k)
+            visit(graph.spaces[k], mantissas, running.exponents[k])
+            running.drop(k)
+
+    show(untouched)
+    for op, done in zip(operators, ends, strict=True):
         budget.check()
         source, target = (op.target, op.source) if transpose else (op.source, op.target)
-        parts, reference = state.read(source)
+        parts, reference = running.read(source)
         out = through(op, parts, transpose)
         if graph.live is not None and any(graph.meets_dead_slots(op)):
             live = target.gather(graph.live, False)  # what is no unit gets nothing, and so sends nothing
             out = [part * live for part in out]
-        state.join(target, out, reference)
-    return state
+        running.join(target, out, reference)
+        show(done)
+
+
+def _joined(parts: Sequence[tuple[list[float], int]], components: int) -> tuple[list[float], int]:
+    """Sums of components that are given with exponents of their own: mantissas, and one exponent for all."""
+    parts = [(sums, e) for sums, e in parts if any(sums)]
+    if not parts:
+        return [0.0] * components, 0
+    top = max(e for _, e in parts)
+    totals = [math.fsum(math.ldexp(sums[k], max(e - top, -2000)) for sums, e in parts) for k in range(components)]
+    return totals, top
 
 
 def from_sources(graph: StructureGraph, mode: WeightMode = "pattern") -> Flow:
@@ -164,7 +259,7 @@ def to_outputs(graph: StructureGraph, mode: WeightMode = "pattern") -> Flow:
 
 def log_total(graph: StructureGraph, mode: WeightMode = "pattern") -> float:
     """Natural logarithm of the sum over all paths from sources to outputs; -inf where there is none."""
-    (total,), exponent = from_sources(graph, mode).totals(graph.is_output)
+    (total,), exponent = flow_totals(graph, 1, weighing(mode))
     return -math.inf if total <= 0 else math.log(total) + exponent * math.log(2)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from deepstruct.engine import budget
-from deepstruct.engine.flow import flow
+from deepstruct.engine.flow import flow_totals
 from deepstruct.engine.passes import _primes_below, log2_path_count, reached, reaching
 from deepstruct.engine.semiring import BOOLEAN, Counting, Modular
 from deepstruct.engine.steps import Steps, is_edge
@@ -28,9 +28,7 @@ def length_moments(graph: StructureGraph) -> tuple[float, float]:
     Dual numbers to the second order: every unit holds the number of paths to it, the sum of their lengths, and
     the sum of the squares. Raises MetricError where there is no path.
     """
-    start = torch.zeros(3, graph.num_slots, dtype=torch.float64)
-    start[0] = graph.is_source
-    (count, first, second), _ = flow(graph, start, _one_longer).totals(graph.is_output)
+    (count, first, second), _ = flow_totals(graph, 3, _one_longer)
     if count <= 0:
         raise MetricError("no path leads from an input to an output")
     mean = first / count

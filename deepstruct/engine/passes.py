@@ -6,44 +6,60 @@ import math
 
 import torch
 
-from deepstruct.engine import native
-from deepstruct.engine.semiring import BOOLEAN, Counting, Modular, PathLength
+from deepstruct.engine.exact import path_count
+from deepstruct.engine.semiring import BOOLEAN, Counting, PathLength
+from deepstruct.engine.stream import at_outputs
 from deepstruct.engine.sweeps import apply, spread, sweep
+from deepstruct.structure import vectors
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import Identity, WeightMode
+from deepstruct.structure.space import Space
 
-EXACT = float(2**53)
+__all__ = [
+    "in_degree", "log2_path_count", "out_degree", "output_lengths", "path_count", "path_lengths", "path_norm",
+    "paths_from_sources", "paths_to_outputs", "reached", "reaching", "strength", "synflow",
+]  # fmt: skip
 
 
-def in_degree(graph: StructureGraph) -> torch.Tensor:
-    """float64 per slot: number of edges into the unit, parallel ones counted; A 1 for every operator."""
+def in_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
+    """float64 per slot: number of edges into the unit, parallel ones counted; A 1 for every operator.
+
+    Args:
+        compact: float32 where that is exact, for the sum of two degrees as well.
+    """
     count = _counter(sum(op.fan_in() for op in graph.operators))
-    degree = torch.zeros(graph.num_slots, dtype=count.dtype)
+    degree = vectors.full(graph.num_slots, count.dtype)
     for op in graph.operators:
         ones = _units(graph, op.source, count.dtype)
         if isinstance(op, Identity) and op.fused is not False:  # the sum takes over the in-edges of its part
             passed = op.source.gather(degree)
             ones = passed if op.fused is True else torch.where(op.fused, passed, ones)
         spread(graph, op, ones, degree, count)
-    return degree.round_().to(torch.float64)
+    degree.round_()
+    return degree if compact else vectors.converted(degree, torch.float64)
 
 
-def out_degree(graph: StructureGraph) -> torch.Tensor:
-    """float64 per slot: number of edges out of the unit, parallel ones counted; A' 1 for every operator."""
+def out_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
+    """float64 per slot: number of edges out of the unit, parallel ones counted; A' 1 for every operator.
+
+    Args:
+        compact: float32 where that is exact, for the sum of two degrees as well.
+    """
     count = _counter(sum(op.target.numel for op in graph.operators))
-    degree = torch.zeros(graph.num_slots, dtype=count.dtype)
+    degree = vectors.full(graph.num_slots, count.dtype)
     for op in graph.operators:
         ones = _units(graph, op.target, count.dtype)
         if isinstance(op, Identity) and (kept := op.kept()) is not None:
             ones = ones * kept
         spread(graph, op, ones, degree, count, transpose=True)
-    return degree.round_().to(torch.float64)
+    degree.round_()
+    return degree if compact else vectors.converted(degree, torch.float64)
 
 
 def _counter(most: int) -> Counting:
-    """Sums of ones, in float32 where they are exact there."""
-    return Counting(torch.float32 if most < 2**24 else torch.float64)
+    """Sums of ones, in float32 where they, and twice as many, are exact there."""
+    return Counting(torch.float32 if most < 2**23 else torch.float64)
 
 
 def _units(graph: StructureGraph, side: Operand, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -58,15 +74,14 @@ def _units(graph: StructureGraph, side: Operand, dtype: torch.dtype = torch.floa
 def strength(graph: StructureGraph) -> torch.Tensor:
     """float64 per slot: sum of |w| over the weight edges into and out of the unit."""
     magnitudes, passing = Counting(mode="abs"), Counting()
-    total = torch.zeros(graph.num_slots, dtype=torch.float64)
+    total = vectors.full(graph.num_slots, torch.float64)
     for op in graph.operators:
         if isinstance(op, Identity) and op.fused is not False:  # as with in-degrees
             passed = op.source.gather(total)
             spread(graph, op, passed if op.fused is True else passed * op.fused, total, passing)
         elif op.weighted:
             spread(graph, op, _units(graph, op.source), total, magnitudes)
-    for op in graph.operators:  # what is part of a sum has been passed on by now: nothing out of it is counted twice
-        if op.weighted:
+            # nothing but its sum reads a part of a sum: what is added here is not passed on
             spread(graph, op, _units(graph, op.target), total, magnitudes, transpose=True)
     return total
 
@@ -83,8 +98,18 @@ def reaching(graph: StructureGraph) -> torch.Tensor:
 
 def path_lengths(graph: StructureGraph, *, longest: bool) -> torch.Tensor:
     """int32 per slot: edges on the longest (shortest) path from any source, -1 where there is none."""
-    start = torch.where(graph.is_source, 0, -1).to(torch.int32)
+    start = vectors.full(graph.num_slots, torch.int32, -1)
+    start[graph.is_source] = 0
     return sweep(graph, start, PathLength(longest=longest))
+
+
+def output_lengths(graph: StructureGraph, *, longest: bool) -> torch.Tensor:
+    """int32 per output: edges on the longest (shortest) path to it from any source, -1 where there is none."""
+
+    def start(space: Space) -> torch.Tensor | None:
+        return graph.is_source[space.slots].to(torch.int32) - 1 if space.is_source else None
+
+    return at_outputs(graph, start, PathLength(longest=longest))
 
 
 def paths_from_sources(graph: StructureGraph, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -102,8 +127,7 @@ def path_norm(graph: StructureGraph, mode: WeightMode) -> float:
 
     Structural edges count 1. inf where it overflows float64.
     """
-    slots = sweep(graph, graph.is_source, Counting(mode=mode))
-    return float(slots[graph.is_output].sum())
+    return float(at_outputs(graph, graph.is_source, Counting(mode=mode)).sum())
 
 
 def synflow(graph: StructureGraph) -> list[float]:
@@ -118,33 +142,6 @@ def synflow(graph: StructureGraph) -> list[float]:
         op.flow(semiring.read(ahead, op.source), semiring.read(back, op.target), "abs")
         for op in graph.operators
     ]
-
-
-def path_count(graph: StructureGraph) -> int:
-    """Number of paths from sources to outputs, as an exact integer.
-
-    Residues modulo primes, joined by the Chinese remainder theorem. The primes are so small that sums over
-    the largest fan-in stay exact (in 64 bits, or in float64 without compiled kernels), and so many that their
-    product exceeds the count.
-    """
-    counts = paths_from_sources(graph)
-    total = float(counts[graph.is_output].sum()) if bool(graph.is_output.any()) else 0.0
-    largest = float(counts.max()) if counts.numel() else 0.0
-    if max(total, largest) < EXACT:
-        return int(total)
-    del counts
-    bits = math.log2(total) if math.isfinite(total) else log2_path_count(graph)
-    fan_in = max((op.fan_in() for op in graph.operators), default=1)
-    residue, modulus = 0, 1
-    largest = min(2**49, 2**62 // (fan_in + 1)) if native.available() else int(EXACT) // max(2 * fan_in, 2)
-    for prime in _primes_below(largest):
-        if math.log2(modulus) > bits + 2:
-            break
-        slots = sweep(graph, graph.is_source, Modular(prime))
-        part = sum(int(v) for v in slots[graph.is_output].tolist()) % prime
-        step = (part - residue) * pow(modulus, -1, prime) % prime
-        residue, modulus = residue + modulus * step, modulus * prime
-    return residue
 
 
 def log2_path_count(graph: StructureGraph) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from deepstruct.engine import budget, native
@@ -19,8 +20,15 @@ def apply(
 
     Slots that are no units (removed scores) neither send nor receive.
     """
+    values = semiring.read(slots, op.target if transpose else op.source)
+    return through(graph, op, values, semiring, transpose=transpose)
+
+
+def through(
+    graph: StructureGraph, op: EdgeOperator, values: torch.Tensor, semiring: Semiring, *, transpose: bool = False
+) -> torch.Tensor:
+    """As `apply`, given the values on the side that is read."""
     source, target = (op.target, op.source) if transpose else (op.source, op.target)
-    values = semiring.read(slots, source)
     dead_source, dead_target = _dead(graph, op, transpose)
     if dead_source:
         values = _where_live(graph, source, values, semiring)
@@ -55,26 +63,29 @@ def push(
 
 def spread(
     graph: StructureGraph, op: EdgeOperator, values: torch.Tensor, slots: torch.Tensor, semiring: Semiring,
-    *, transpose: bool = False,
+    *, transpose: bool = False, place: Operand | None = None,
 ) -> None:  # fmt: skip
     """Join what the edges of an operator make of `values` into `slots`, in place where a kernel can.
 
     Args:
         values: of the shape of the operator's source (target when transposed), `semiring.zero` where there is
             no unit. Slots that are no units (removed scores) neither send nor receive.
+        place: where in `slots` the elements of the side that is written are; None where `slots` are those of the
+            graph.
     """
     source, target = (op.target, op.source) if transpose else (op.source, op.target)
     dead_source, dead_target = _dead(graph, op, transpose)
     if dead_source:
         values = _where_live(graph, source, values, semiring)
-    in_place = semiring.native is not None and native.available() and target.injective and not dead_target
+    into = target if place is None else place
+    in_place = semiring.native is not None and native.available() and into.injective and not dead_target
     if in_place and native.push(
-        op, semiring.native or "", values, target.gather(slots), transpose=transpose, prime=semiring.prime,
+        op, semiring.native or "", values, into.gather(slots), transpose=transpose, prime=semiring.prime,
         mode=semiring.mode, join=True,
     ):  # fmt: skip
         return
     out = carry(op, values, semiring, transpose=transpose)
-    semiring.join(slots, target, _where_live(graph, target, out, semiring) if dead_target else out)
+    semiring.join(slots, into, _where_live(graph, target, out, semiring) if dead_target else out)
 
 
 def _dead(graph: StructureGraph, op: EdgeOperator, transpose: bool) -> tuple[bool, bool]:
@@ -105,11 +116,16 @@ def sweep(graph: StructureGraph, start: torch.Tensor, semiring: Semiring, *, tra
 
 
 def fixpoint(
-    graph: StructureGraph, start: torch.Tensor, *, directions: tuple[bool, ...] = (False, True), limit: int = 10_000
-) -> torch.Tensor:
+    graph: StructureGraph, start: torch.Tensor, *, directions: tuple[bool, ...] = (False, True), limit: int = 10_000,
+    most: int | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Boolean sweeps in the given directions (False: along the edges, True: against them) until nothing changes.
 
-    With both directions this floods the weakly connected component of what `start` marks.
+    With both directions this floods the weakly connected component of what `start` marks. A unit that is part of a
+    sum and the sum are one node: the identity edge between them carries marks both ways.
+
+    Args:
+        most: slots that can be marked at all, where the caller knows: there is no need to look further then.
 
     Returns:
         uint8 per slot, 0 or 1.
@@ -119,9 +135,9 @@ def fixpoint(
     for _ in range(limit):
         for transpose in directions:
             slots = _pass(graph, slots, BOOLEAN, transpose)
-            if len(directions) > 1 and graph.parent is not None:
-                slots = _share(graph, slots)
-        now = int(slots.sum().item())
+            now = int(np.count_nonzero(slots.numpy()))
+            if now == most:
+                return slots
         if now == before:
             return slots
         before = now
@@ -133,10 +149,3 @@ def _pass(graph: StructureGraph, slots: torch.Tensor, semiring: Semiring, transp
         budget.check()
         push(graph, op, slots, semiring, transpose=transpose)
     return slots
-
-
-def _share(graph: StructureGraph, slots: torch.Tensor) -> torch.Tensor:
-    """A unit that is part of a sum and the sum are one node: what marks one marks the other."""
-    assert graph.parent is not None
-    node = torch.zeros_like(slots).scatter_reduce_(0, graph.parent, slots, "amax")
-    return node[graph.parent]

@@ -18,6 +18,7 @@ from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity
 from deepstruct.structure.scores import Join, natural_join
 from deepstruct.structure.space import Space
+from deepstruct.structure.vectors import how_many
 from deepstruct.structure.weights import count_weights
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class StructureGraph:
 
     @cached_property
     def num_nodes(self) -> int:
-        return int(self.is_node.sum()) + sum(s.scores.num_units for s in self.score_spaces if s.scores is not None)
+        return how_many(self.is_node) + sum(s.scores.num_units for s in self.score_spaces if s.scores is not None)
 
     @cached_property
     def operator_edges(self) -> list[int]:
@@ -200,7 +201,7 @@ class StructureGraph:
 
     def _first_unit(self, space: Space) -> int:
         """Node id of the first unit of implicit scores."""
-        first = int(self.is_node[: space.offset].sum())
+        first = how_many(self.is_node[: space.offset])
         return first + sum(s.scores.num_units for s in self.score_spaces if s.scores and s.offset < space.offset)
 
     def element_nodes(self, op: EdgeOperator, ids: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -294,11 +295,14 @@ class StructureGraph:
 
     @cached_property
     def _nodes_by_space(self) -> list[int]:
-        return [int(torch.count_nonzero(self.is_node[space.slots])) for space in self.spaces]
+        return [how_many(self.is_node[space.slots]) for space in self.spaces]
 
     def total(self, values: torch.Tensor) -> float:
         """Sum over the nodes of a vector over slots, in float64; of a boolean one, how many are true."""
-        amount = float(values[self.is_node].sum(dtype=torch.float64))
+        if values.dtype == torch.bool:
+            amount = float(how_many(values & self.is_node))
+        else:
+            amount = float(sum(float(here.sum(dtype=torch.float64)) for here in self._own_values(values)))
         for space in self.score_spaces:
             assert space.scores is not None
             here = values[space.slots]
@@ -310,12 +314,19 @@ class StructureGraph:
 
     def dot(self, left: torch.Tensor, right: torch.Tensor) -> float:
         """Inner product over the nodes of two vectors over slots that add up (no lengths, no truth values)."""
-        products = left.to(torch.float64) * right.to(torch.float64)
-        amount = float(products.masked_fill_(~self.is_node, 0).sum())
+        pairs = zip(self._own_values(left), self._own_values(right), strict=True)
+        amount = float(sum(float(torch.dot(a.to(torch.float64), b.to(torch.float64))) for a, b in pairs))
         for space in self.score_spaces:
             assert space.scores is not None
             amount += space.scores.dot(left[space.slots], right[space.slots])
         return amount
+
+    def _own_values(self, values: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The nodes' values of a vector over slots, space by space; those of implicit scores left out."""
+        for space in self.spaces:
+            if space.scores is None and self.nodes_in(space):
+                here = values[space.slots]
+                yield here if self.nodes_in(space) == space.numel else here[self.is_node[space.slots]]
 
     def ones(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """The vector over slots that is 1 on every node and 0 elsewhere (on carriers: 1 per row)."""

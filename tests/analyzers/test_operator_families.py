@@ -301,7 +301,7 @@ def test_registers_fit_the_memory_budget():
     graph = small(0)
     registry = get_host().registry()
     metric = next(m for m in registry.metrics if m.name == "average_path_length_hyperball")
-    view = OperatorAnalyzer().prepare(graph, AnalysisContext(max_memory=1000))
+    view = OperatorAnalyzer().prepare(graph, AnalysisContext(max_memory=1 << 20, settings={"hyperball_log2m": 20}))
     with pytest.raises(MetricError, match="hyperball_log2m"):
         metric.compute(view)
     found = measure(graph, "average_path_length_hyperball", hyperball_log2m=8)

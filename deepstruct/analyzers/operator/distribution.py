@@ -13,7 +13,7 @@ import torch
 from deepstruct.analyzers.operator.layers import _space_of
 from deepstruct.analyzers.operator.memo import once
 from deepstruct.analyzers.operator.view import OperatorView
-from deepstruct.engine.adjacency import adjacency_action, ones_on_nodes
+from deepstruct.engine.adjacency import adjacency_action, bilinear, ones_on_nodes
 from deepstruct.errors import CapacityError, MetricError
 from deepstruct.metrics import assortativity, degree
 from deepstruct.metrics.base import Measured, Metric
@@ -44,15 +44,7 @@ def _degree(view: OperatorView) -> np.ndarray:
 def _counts(view: OperatorView, vector: str) -> tuple[np.ndarray, np.ndarray]:
     """Distinct degrees, and how many nodes have each."""
     view.need_nodes()
-    if vector != "degree":
-        return view.degree_counts(vector)
-
-    def total() -> tuple[np.ndarray, np.ndarray]:
-        counts = np.bincount(_degree(view))
-        values = np.flatnonzero(counts)
-        return values, counts[values]
-
-    return once(view, "degree counts", total)
+    return view.degree_counts(vector)
 
 
 def _moment(vector: str, power: int) -> Callable[[OperatorView], float]:
@@ -62,16 +54,14 @@ def _moment(vector: str, power: int) -> Callable[[OperatorView], float]:
 # -- degrees across edges
 
 
-def _slots(view: OperatorView) -> dict[str, torch.Tensor]:
-    """In- and out-degree per slot."""
-    return {"in": view.in_degree_slots, "out": view.out_degree_slots}
+def _products(view: OperatorView, second: str) -> dict[str, float]:
+    """Sums over the edges u -> v of the in-degree, and of the out-degree, of u times a degree of v."""
 
+    def compute() -> dict[str, float]:
+        sums = bilinear(view.graph, list(view.degrees.values()), view.degrees[f"{second}_degree"])
+        return dict(zip(("in", "out"), sums, strict=True))
 
-def _across(view: OperatorView, which: str) -> torch.Tensor:
-    """Per slot the sum of a degree over the heads of the out-edges: A y."""
-    return once(
-        view, f"degrees ahead {which}", lambda: adjacency_action(view.graph, _slots(view)[which], transpose=True)
-    )
+    return once(view, f"degrees across {second}", compute)
 
 
 def _pearson(m: int, sums: tuple[float, float], squares: tuple[float, float], product: float) -> float:
@@ -85,17 +75,36 @@ def _directed(first: str, second: str) -> Callable[[OperatorView], float]:
     """Correlation over the edges u -> v of a degree of u and one of v: a bilinear form x' A y."""
 
     def compute(view: OperatorView) -> float:
-        nodes = {"in": view.in_degree, "out": view.out_degree}
-        x, y = nodes[first], nodes[second]
+        view.need_nodes()
         # a node is the tail of as many edges as its out-degree says, and the head of as many as its in-degree
-        tails, heads = nodes["out"], nodes["in"]
-        assortativity.need_varied(x[tails > 0], y[heads > 0])
+        (x, tails), (y, heads) = _ends(view, first, "out"), _ends(view, second, "in")
+        assortativity.need_varied(x, y)
         sums = (_weighted(tails, x), _weighted(heads, y))
         squares = (_weighted(tails, x, x), _weighted(heads, y, y))
-        product = view.dot(_slots(view)[first], _across(view, second))
-        return _pearson(view.graph.num_edges, sums, squares, product)
+        return _pearson(view.graph.num_edges, sums, squares, _products(view, second)[first])
 
     return compute
+
+
+def _ends(view: OperatorView, degree: str, edges: str) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees of the nodes that have edges of a direction, and how many such edges the nodes of each degree have."""
+    if degree == edges:
+        values, counts = view.degree_counts(f"{degree}_degree")
+        there = values > 0
+        return values[there], values[there] * counts[there]
+
+    def compute() -> np.ndarray:
+        amounts = np.zeros(int(view.degree_counts(f"{degree}_degree")[0][-1]) + 1)
+        vectors = (view.degrees[f"{degree}_degree"], view.degrees[f"{edges}_degree"])
+        for _, (own, weight), counts in view.graph.blocks(*vectors):
+            share = weight.to(torch.float64) if counts is None else weight.to(torch.float64) * counts
+            found = np.bincount(own.numpy().astype(np.int64).reshape(-1), share.numpy().reshape(-1))
+            amounts[: len(found)] += found
+        return amounts
+
+    amounts = once(view, f"{edges}-edges by {degree}-degree", compute)
+    values = np.flatnonzero(amounts)
+    return values, amounts[values]
 
 
 def _weighted(weight: np.ndarray, *values: np.ndarray) -> float:
@@ -110,9 +119,8 @@ def _undirected(view: OperatorView) -> float:
     ends, counts = _counts(view, "degree")
     ends, counts = ends[ends > 0], counts[ends > 0]
     assortativity.need_varied(ends, ends)
-    both = _slots(view)["in"] + _slots(view)["out"]
     total, square = _weighted(counts, ends, ends), _weighted(counts, ends, ends, ends)
-    product = 2 * view.dot(both, _across(view, "in") + _across(view, "out"))
+    product = 2 * sum(sum(_products(view, second).values()) for second in ("in", "out"))
     return _pearson(2 * view.graph.num_edges, (total, total), (square, square), product)
 
 
@@ -248,7 +256,7 @@ METRICS: list[Metric] = [
     _shared("degree", _degree),
     *(_shared(f"{vector}_skewness", _moment(vector, 3)) for vector in ("in_degree", "out_degree", "degree")),
     *(_shared(f"{vector}_kurtosis", _moment(vector, 4)) for vector in ("in_degree", "out_degree", "degree")),
-    _shared("neighborhood_mean", lambda v: 1 + v.graph.num_edges / v.graph.num_nodes, requires=("nonempty",)),
+    _shared("neighborhood_mean", lambda v: 1 + v.structure.num_edges / v.structure.num_nodes, requires=("nonempty",)),
     _shared("assortativity", _simple_undirected),
     _shared("multigraph_assortativity", _undirected),
     _shared("directed_assortativity", _directed("out", "in")),

@@ -19,24 +19,24 @@ from deepstruct.structure.weights import weight_unions
 
 def _space_of(view: OperatorView, op: EdgeOperator) -> Space:
     """The space that an operator writes to (its own, also where that is part of a later sum)."""
-    offsets = [s.offset for s in view.graph.spaces]
-    return view.graph.spaces[int(np.searchsorted(offsets, op.target.first_slot, side="right")) - 1]
+    offsets = [s.offset for s in view.structure.spaces]
+    return view.structure.spaces[int(np.searchsorted(offsets, op.target.first_slot, side="right")) - 1]
 
 
 def _sum_by_space(view: OperatorView, amounts: list[int]) -> dict[str, int]:
-    out = {s.name: 0 for s in view.graph.spaces}
-    for op, amount in zip(view.graph.operators, amounts, strict=True):
+    out = {s.name: 0 for s in view.structure.spaces}
+    for op, amount in zip(view.structure.operators, amounts, strict=True):
         out[_space_of(view, op).name] += amount
     return out
 
 
 def _edges(view: OperatorView) -> dict[str, int]:
-    return _sum_by_space(view, view.graph.operator_edges)
+    return _sum_by_space(view, view.structure.operator_edges)
 
 
 def _weight_edges(view: OperatorView) -> dict[str, int]:
     counts = [
-        n if op.weighted else 0 for n, op in zip(view.graph.operator_edges, view.graph.operators, strict=True)
+        n if op.weighted else 0 for n, op in zip(view.structure.operator_edges, view.structure.operators, strict=True)
     ]
     return _sum_by_space(view, counts)
 
@@ -64,10 +64,10 @@ def _stored(view: OperatorView) -> dict[str, tuple[int, int]]:
     """Stored weights and those that are edges, by space; counted once for all metrics that ask."""
     if view not in _known:
         mine: dict[str, list[EdgeOperator]] = {}
-        for op in view.graph.operators:
+        for op in view.structure.operators:
             if op.weighted:
                 mine.setdefault(_space_of(view, op).name, []).append(op)
-        names = (space.name for space in view.graph.spaces if space.name in mine)
+        names = (space.name for space in view.structure.spaces if space.name in mine)
         _known[view] = {name: weight_unions(mine[name], lambda op: True) for name in names}
     return _known[view]
 

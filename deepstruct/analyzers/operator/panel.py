@@ -14,6 +14,7 @@ from deepstruct.metrics.base import Metric
 from deepstruct.metrics.connectivity import METRICS as CONNECTIVITY
 from deepstruct.metrics.table import entropy
 from deepstruct.structure.operators import WeightMode
+from deepstruct.structure.vectors import how_many
 
 VK = "Vysogorets & Kempe 2021, 2023"
 _SHARED = {m.name: m for file in (size, degree, reachability, paths) for m in file.METRICS}
@@ -32,19 +33,19 @@ def _own(name: str, compute: Callable[[OperatorView], Any], definition: str, **o
 
 
 def _density(view: OperatorView) -> float:
-    n = view.graph.num_nodes
-    return view.graph.num_edges / (n * (n - 1)) if n > 1 else 0.0
+    n = view.structure.num_nodes
+    return view.structure.num_edges / (n * (n - 1)) if n > 1 else 0.0
 
 
 def _sparsity(view: OperatorView) -> float:
-    total = view.graph.num_weights
+    total = view.structure.num_weights
     if total == 0:
         raise MetricError("the model has no weights")
-    return 1 - view.graph.num_nonzero_weights / total
+    return 1 - view.structure.num_nonzero_weights / total
 
 
 def _effective_sparsity(view: OperatorView) -> float:
-    total = view.graph.num_weights
+    total = view.structure.num_weights
     if total == 0:
         raise MetricError("the model has no weights")
     return 1 - view.effective_parameters / total
@@ -59,7 +60,7 @@ def _compression(kept: int, total: int) -> float:
 
 
 def _parallel(view: OperatorView) -> int:
-    count = view.graph.num_parallel_edges
+    count = view.structure.num_parallel_edges
     if count is None:
         raise MetricError("parallel edges are counted on the explicit graph, which is too large here")
     return count
@@ -117,21 +118,22 @@ def _path_norm(mode: WeightMode) -> Callable[[OperatorView], float]:
 _ZEROTH = ("zeroth",)
 
 METRICS: list[Metric] = [
-    _shared("nodes", lambda v: v.graph.num_nodes),
-    _shared("edges", lambda v: v.graph.num_edges),
-    _shared("weight_edges", lambda v: v.graph.num_weight_edges),
-    _shared("structural_edges", lambda v: v.graph.num_structural_edges),
+    _shared("nodes", lambda v: v.structure.num_nodes),
+    _shared("edges", lambda v: v.structure.num_edges),
+    _shared("weight_edges", lambda v: v.structure.num_weight_edges),
+    _shared("structural_edges", lambda v: v.structure.num_structural_edges),
     _shared("parallel_edges", _parallel),
-    _shared("sources", lambda v: int(v.graph.is_source.sum())),
-    _shared("outputs", lambda v: int((v.graph.is_output & v.graph.is_node).sum())),
-    _own("parameters", lambda v: v.graph.num_parameters, "Elements of all parameters of the model, tied ones once."),
-    _own("weights", lambda v: v.graph.num_weights,
+    _shared("sources", lambda v: how_many(v.structure.is_source)),
+    _shared("outputs", lambda v: how_many(v.structure.is_output & v.structure.is_node)),
+    _own("parameters", lambda v: v.structure.num_parameters,
+         "Elements of all parameters of the model, tied ones once."),
+    _own("weights", lambda v: v.structure.num_weights,
          "Stored weights of contractions, tied ones once: the connections that could be."),
-    _own("nonzero_weights", lambda v: v.graph.num_nonzero_weights,
+    _own("nonzero_weights", lambda v: v.structure.num_nonzero_weights,
          "Stored weights that are edges: non-zero after masks and cuts."),
     _shared("density", _density),
     _own("sparsity", _sparsity, "1 - nonzero_weights / weights.", source=VK),
-    _own("compression", lambda v: _compression(v.graph.num_nonzero_weights, v.graph.num_weights),
+    _own("compression", lambda v: _compression(v.structure.num_nonzero_weights, v.structure.num_weights),
          "weights / nonzero_weights.", source=VK),
     *(_shared(f"{vector}_{how}", _degree_moment(vector, how))
       for vector in ("in_degree", "out_degree") for how in ("mean", "max", "variance", "entropy")),
@@ -146,7 +148,7 @@ METRICS: list[Metric] = [
     _own("effective_parameters", lambda v: v.effective_parameters, orders=_ZEROTH, source=VK,
          definition="Stored weights with at least one edge on a path from an input to an output, tied ones once."),
     _own("effective_sparsity", _effective_sparsity, "1 - effective_parameters / weights.", orders=_ZEROTH, source=VK),
-    _own("effective_compression", lambda v: _compression(v.effective_parameters, v.graph.num_weights),
+    _own("effective_compression", lambda v: _compression(v.effective_parameters, v.structure.num_weights),
          "weights / effective_parameters.", orders=_ZEROTH, source=VK),
     _shared("dead_in", _hidden_without("in_degree")),
     _shared("dead_out", _hidden_without("out_degree")),

@@ -9,16 +9,19 @@ import numpy as np
 import torch
 
 from deepstruct.engine import fixpoint, passes
+from deepstruct.engine.components import sizes_of_components
 from deepstruct.engine.semiring import BOOLEAN, Counting
 from deepstruct.engine.sweeps import apply, carry
-from deepstruct.errors import MetricError
+from deepstruct.errors import CapacityError, MetricError
 from deepstruct.metrics.base import AnalysisContext
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operators import EdgeOperator, Identity, ScoreOperator
 from deepstruct.structure.scores import Join
+from deepstruct.structure.vectors import how_many
 from deepstruct.structure.weights import WeightUnion
 
 _VECTORS = 7  # slot vectors of 8 bytes that are alive at once, at most
+_MARKS = 3  # bytes a slot that sizes need: what is a node, an input, an output
 
 
 class OperatorAnalyzer:
@@ -32,27 +35,48 @@ class OperatorAnalyzer:
         return None
 
     def estimate(self, graph: StructureGraph) -> int:
-        """Bytes of the slot vectors, and of the largest activation twice."""
-        largest = max((max(op.source.numel, op.target.numel) for op in graph.operators), default=0)
-        return 8 * _VECTORS * graph.num_slots + 16 * largest
+        """Bytes that sizes need; what needs vectors over the slots asks for them when it runs."""
+        return _MARKS * graph.num_slots
 
     def prepare(self, graph: StructureGraph, context: AnalysisContext) -> OperatorView:
         return OperatorView(graph, context)
 
 
 class OperatorView:
-    """Passes over one graph; each vector has one entry per slot and is computed when first asked for."""
+    """Passes over one graph; each vector has one entry per slot and is computed when first asked for.
+
+    Metrics that make vectors over the slots read `graph`, which fails where those do not fit the budget; sizes and
+    numbers of edges, which need none, read `structure`.
+    """
 
     def __init__(self, graph: StructureGraph, context: AnalysisContext) -> None:
-        self.graph, self.context = graph, context
+        self.structure, self.context = graph, context
         self._degree_counts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
+    @property
+    def graph(self) -> StructureGraph:
+        """The graph, for passes. Raises CapacityError where vectors over its slots do not fit `max_memory`."""
+        if self._vectors > self.context.max_memory:
+            need, budget = (f"{amount / 2**30:.3g} GiB" for amount in (self._vectors, self.context.max_memory))
+            raise CapacityError(
+                f"needs about {need} for vectors over the units, more than the budget of {budget} (max_memory)",
+                self._vectors,
+            )
+        return self.structure
+
+    @cached_property
+    def _vectors(self) -> int:
+        """Bytes of the slot vectors, and of the largest activation twice."""
+        graph = self.structure
+        largest = max((max(op.source.numel, op.target.numel) for op in graph.operators), default=0)
+        return 8 * _VECTORS * graph.num_slots + 16 * largest
+
     def need_dag(self) -> None:
-        if not self.graph.is_dag:
+        if not self.structure.is_dag:
             raise MetricError("the graph has a cycle: this metric is defined on acyclic graphs only")
 
     def need_nodes(self) -> None:
-        if self.graph.num_nodes == 0:
+        if self.structure.num_nodes == 0:
             raise MetricError("the graph has no nodes")
 
     # -- from vectors over slots to numbers over nodes: metrics go through these, never through slots themselves
@@ -93,14 +117,22 @@ class OperatorView:
     # -- degrees
 
     @cached_property
+    def degrees(self) -> dict[str, torch.Tensor]:
+        """ "in_degree" and "out_degree" per slot, in the smallest dtype that holds them and their sum exactly."""
+        return {
+            "in_degree": passes.in_degree(self.graph, compact=True),
+            "out_degree": passes.out_degree(self.graph, compact=True),
+        }
+
+    @property
     def in_degree_slots(self) -> torch.Tensor:
         """float64 per slot."""
-        return passes.in_degree(self.graph)
+        return self.degrees["in_degree"].to(torch.float64)
 
-    @cached_property
+    @property
     def out_degree_slots(self) -> torch.Tensor:
         """float64 per slot."""
-        return passes.out_degree(self.graph)
+        return self.degrees["out_degree"].to(torch.float64)
 
     @cached_property
     def strength_slots(self) -> torch.Tensor:
@@ -110,12 +142,12 @@ class OperatorView:
     @property
     def in_degree(self) -> np.ndarray:
         """int64 per node."""
-        return self.nodes(self.in_degree_slots).astype(np.int64)
+        return self.nodes(self.degrees["in_degree"]).astype(np.int64)
 
     @property
     def out_degree(self) -> np.ndarray:
         """int64 per node."""
-        return self.nodes(self.out_degree_slots).astype(np.int64)
+        return self.nodes(self.degrees["out_degree"]).astype(np.int64)
 
     @property
     def strength(self) -> np.ndarray:
@@ -123,7 +155,7 @@ class OperatorView:
         return self.nodes(self.strength_slots)
 
     def degree_counts(self, vector: str) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct values of "in_degree" or "out_degree", ascending, and how many nodes have each."""
+        """The distinct values of "in_degree", "out_degree" or "degree", ascending, and how many nodes have each."""
         if vector not in self._degree_counts:
             per_space = self.degree_counts_by_space(vector)
             top = max((len(counts) for counts in per_space.values()), default=0)
@@ -135,29 +167,40 @@ class OperatorView:
         return self._degree_counts[vector]
 
     def degree_counts_by_space(self, vector: str) -> dict[str, np.ndarray]:
-        """Per space how many nodes have degree 0, 1, 2, ..."""
-        slots = self.in_degree_slots if vector == "in_degree" else self.out_degree_slots
-        out = {space.name: np.zeros(0, np.int64) for space in self.graph.spaces}
-        for space, (values,), counts in self.graph.blocks(slots):
+        """Per space how many nodes have degree 0, 1, 2, ...; "degree" is the sum of both."""
+        return self._counts_by_space[vector]
+
+    @cached_property
+    def _counts_by_space(self) -> dict[str, dict[str, np.ndarray]]:
+        names = {space.name: np.zeros(0, np.int64) for space in self.graph.spaces}
+        out = {vector: dict(names) for vector in ("in_degree", "out_degree", "degree")}
+        for space, (into, onward), counts in self.graph.blocks(*self.degrees.values()):
             # numbers of edges are below 2**53: float64 weights keep them whole
-            found = torch.bincount(values.to(torch.int64), weights=None if counts is None else counts.to(torch.float64))
-            total = np.zeros(max(len(found), len(out[space.name])), np.int64)
-            total[: len(out[space.name])] = out[space.name]
-            total[: len(found)] += found.to(torch.int64).numpy()
-            out[space.name] = total
+            weights = None if counts is None else counts.numpy().astype(np.float64)
+            for vector, values in (("in_degree", into), ("out_degree", onward), ("degree", into + onward)):
+                _add_counts(out[vector], space.name, values, weights)
         return out
 
     @cached_property
     def strength_moments(self) -> dict[str, float]:
-        """Mean, maximum and variance of the strength over the nodes."""
-        total, top = self.total(self.strength_slots), -np.inf
-        mean, squares = total / self.graph.num_nodes, 0.0
+        """Mean, maximum and variance of the strength over the nodes.
+
+        Space by space, joined as Chan, Golub & LeVeque (1979) join the moments of samples.
+        """
+        size, mean, apart, top = 0.0, 0.0, 0.0, -np.inf
         for _, (values,), counts in self.graph.blocks(self.strength_slots):
-            if values.numel():
-                top = max(top, float(values.max()))
-                apart = (values - mean).square()
-                squares += float(apart.sum() if counts is None else apart @ counts.to(apart.dtype))
-        return {"mean": mean, "max": top, "variance": squares / self.graph.num_nodes}
+            if not values.numel():
+                continue
+            weights = None if counts is None else counts.to(values.dtype)
+            here = float(values.numel() if weights is None else weights.sum())
+            middle = float(values.sum() if weights is None else values @ weights) / here
+            squares = (values - middle).square_()
+            step = middle - mean
+            apart += float(squares.sum() if weights is None else squares @ weights)
+            apart += step * step * size * here / (size + here)
+            mean += step * here / (size + here)
+            size, top = size + here, max(top, float(values.max()))
+        return {"mean": mean, "max": top, "variance": apart / size}
 
     @cached_property
     def hidden_slots(self) -> torch.Tensor:
@@ -253,7 +296,7 @@ class OperatorView:
             self.need_dag()
         if not self.graph.is_dag:
             return self._shortest_by_waves()
-        lengths = passes.path_lengths(self.graph, longest=longest)[self.graph.is_output]
+        lengths = passes.output_lengths(self.graph, longest=longest)
         lengths = lengths[lengths >= 0]
         if lengths.numel() == 0:
             raise MetricError("no path leads from an input to an output")
@@ -277,20 +320,25 @@ class OperatorView:
     def components(self) -> list[int]:
         """Sizes of the weakly connected components, isolated nodes included, largest first.
 
-        Components are flooded one by one; nodes without any edge need no flooding.
+        Components are flooded one by one; nodes without any edge need no flooding. Many are labelled all at once,
+        where every unit has a slot.
         """
         graph = self.graph
-        joined = (self.in_degree_slots != 0) | (self.out_degree_slots != 0)
-        rest = joined & graph.is_node
+        joined = self.degrees["in_degree"] != 0
+        joined |= self.degrees["out_degree"] != 0
+        alone = graph.is_node & ~joined
+        if not graph.score_spaces:
+            return sizes_of_components(graph, alone)
+        rest = joined.logical_and_(graph.is_node)
         # scores are no seeds: each has an edge to the output that reads it, which is one
-        sizes = [1] * int((graph.is_node & ~joined).sum())
+        sizes = [1] * how_many(alone)
         floods = 0
         limit = int(self.context.settings.get("max_floods", 2000))
         while bool(rest.any()):
             floods += 1
             if floods > limit:
                 raise MetricError(f"more than {limit} components: flooding them one by one takes too long")
-            start = torch.zeros(graph.num_slots)
+            start = torch.zeros(graph.num_slots, dtype=torch.uint8)
             start[int(rest.to(torch.uint8).argmax())] = 1
             found = fixpoint(graph, start) > 0
             sizes.append(int(graph.total(found)))
@@ -298,9 +346,18 @@ class OperatorView:
         return sorted(sizes, reverse=True)
 
 
+def _add_counts(out: dict[str, np.ndarray], name: str, values: torch.Tensor, weights: np.ndarray | None) -> None:
+    """Add to out[name] how many of some whole numbers, each `weights` times, are 0, 1, 2, ..."""
+    found = np.bincount(values.numpy().astype(np.int64).reshape(-1), weights)
+    total = np.zeros(max(len(found), len(out[name])), np.int64)
+    total[: len(out[name])] = out[name]
+    total[: len(found)] += found.astype(np.int64)
+    out[name] = total
+
+
 def hidden_without(view: OperatorView, *vectors: str) -> dict[str, int]:
     """Per space the hidden nodes whose degrees ("in_degree", "out_degree") are all 0."""
-    degrees = [getattr(view, f"{vector}_slots") for vector in vectors]
+    degrees = [view.degrees[vector] for vector in vectors]
 
     def holds(hidden: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
         for value in values:
