@@ -18,6 +18,7 @@ MODULES = (
     "deepstruct.errors",
     "deepstruct.plugin",
     "deepstruct.plugin.hookspecs",
+    "deepstruct.pruning",
     "deepstruct.checkpoints",
     "deepstruct.metrics.base",
     "deepstruct.report",
