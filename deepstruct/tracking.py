@@ -81,7 +81,11 @@ class Tracker:
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Tracker:
         """Count the steps of this optimizer, in place of calls of `step`."""
-        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self.step()))
+
+        def stepped(*_: Any) -> None:
+            self.step()
+
+        self._hooks.append(optimizer.register_step_post_hook(stepped))
         return self
 
     def step(self, step: int | None = None) -> bool:

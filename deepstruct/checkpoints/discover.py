@@ -61,10 +61,9 @@ def discover(sources: Iterable[str | os.PathLike[str]], registry: Registry) -> l
     found: dict[str, Found] = {}
     given = [os.fspath(source) for source in sources]
     for source in given:
-        before = len(found)
-        for item in _of(source, registry):
-            found.setdefault(item.path, item)
-        if len(found) == before:
+        items = list(_of(source, registry))
+        found.update({item.path: item for item in items})
+        if not items:
             raise InputError(f"{source} holds no checkpoint (files of torch.save, safetensors, or folders of them)")
     return sorted(found.values(), key=lambda item: natural(item.path))
 

@@ -17,6 +17,9 @@ from deepstruct.errors import CapacityError, DeepstructError, InputError
 from deepstruct.plugin.events import Done, Work, WorkOptions
 from deepstruct.plugin.markers import hookimpl
 
+_READY = "ready"
+"""What a worker says when it has started."""
+
 
 class WorkerDied(DeepstructError):
     """The process that worked on an item ended before it was done."""
@@ -110,11 +113,11 @@ class _Worker:
             self.process.start()
         theirs.close()
         self.index: int | None = None
-        self.since = 0.0
-        self.proven = False  # it has answered once
+        self.since = float("inf")  # when it began its item; it has not while it starts
+        self.ready = self.proven = False  # it has started; it has answered once
 
     def give(self, index: int, item: Any) -> None:
-        self.index, self.since = index, time.monotonic()
+        self.index, self.since = index, time.monotonic() if self.ready else float("inf")
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is told by its sentinel
             self.pipe.send(item)
 
@@ -173,12 +176,15 @@ class _Pool:
             handles[worker.pipe] = handles[worker.process.sentinel] = worker
         limit = None
         if self._timeout:
-            limit = max(0.0, min(worker.since for worker in working) + float(self._timeout) - time.monotonic()) + 0.01
+            first = min(worker.since for worker in working)
+            limit = None if first == float("inf") else max(0.0, first + float(self._timeout) - time.monotonic()) + 0.01
         ready = {id(handles[handle]): handles[handle] for handle in wait(list(handles), limit)}
         for worker in working:
             if id(worker) in ready:
                 answer = _received(worker.pipe)
-                if answer is not None:
+                if answer == _READY:
+                    worker.ready, worker.since = True, time.monotonic()
+                elif answer is not None:
                     worker.proven, self._stillborn = True, 0
                     yield worker, answer, None
                 else:
@@ -206,11 +212,11 @@ class _Pool:
         self._workers.clear()
 
 
-def _received(pipe: Connection) -> tuple[bool, Any] | None:
+def _received(pipe: Connection) -> Any:
+    """The next message; None when its sender is gone."""
     try:
         if pipe.poll():
-            answer: tuple[bool, Any] = pipe.recv()
-            return answer
+            return pipe.recv()
     except (EOFError, OSError):
         return None
     return None
@@ -245,6 +251,8 @@ def _serve(pipe: Connection, payload: bytes, threads: int, memory: int | None) -
         problem = InputError(f"the work cannot be unpacked in a worker: {type(error).__name__}: {error}")
     if memory is not None:
         _limit_memory(memory)
+    with contextlib.suppress(BrokenPipeError, OSError):
+        pipe.send(_READY)
     while True:
         try:
             item = pipe.recv()

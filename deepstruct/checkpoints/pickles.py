@@ -10,14 +10,18 @@ from pathlib import Path
 _MOST_BYTES = 64 << 20  # of a pickle that is looked through
 _STRINGS = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING")
 
+_BUILTINS = {
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in ("set", "frozenset", "bytearray", "complex", "int", "float", "bool", "list", "dict", "tuple", "str")
+}
+
 _TENSORS = (
     "collections.OrderedDict",
     "torch._utils._rebuild_",
     "torch._tensor._rebuild_",
     "torch.storage.",
     "torch.serialization._get_layout",
-    "torch.Size",
-    "torch.device",
     "torch.nn.parameter.Parameter",
     "torch.nn.parameter.Buffer",
 )
@@ -51,9 +55,9 @@ def globals_in(data: bytes) -> set[str]:
                 elif code.name == "MEMOIZE":
                     memo[len(memo)] = last
                 elif code.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                    memo[int(argument)] = last
+                    memo[int(argument or 0)] = last
                 elif code.name in ("GET", "BINGET", "LONG_BINGET"):
-                    strings.append(memo.get(int(argument), ""))
+                    strings.append(memo.get(int(argument or 0), ""))
                 elif code.name in ("GLOBAL", "INST"):
                     found.add(str(argument).replace(" ", "."))
                 elif code.name == "STACK_GLOBAL" and len(strings) >= 2:
@@ -81,6 +85,9 @@ def _plain(name: str) -> bool:
     import torch
 
     module, _, attribute = name.rpartition(".")
-    if module == "torch" and attribute.endswith(("Storage", "Tensor")):
-        return True
-    return name.startswith(_TENSORS) or (module == "torch" and isinstance(getattr(torch, attribute, None), torch.dtype))
+    if module == "torch":
+        known = getattr(torch, attribute, None)
+        return attribute.endswith(("Storage", "Tensor")) or attribute in ("Size", "device") or isinstance(
+            known, torch.dtype
+        )
+    return name in _BUILTINS or name.startswith(_TENSORS)

@@ -78,7 +78,7 @@ def tensor_hash(tensor: Tensor) -> bytes:
     """Of the values of a tensor, its shape and dtype."""
     digest = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
     if tensor.numel():
-        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.digest()
 
 

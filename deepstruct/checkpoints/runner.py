@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,7 +160,7 @@ class Run:
             self.seconds = time.perf_counter() - began
             self.host.notify("deepstruct_batch_finished", batch=self.info, summary=self.summary())
 
-    def _done(self, work: CheckpointWork) -> Iterator[Outcome]:
+    def _done(self, work: CheckpointWork) -> Generator[Outcome, None, None]:
         """Outcomes as the executor has them; each item once, whatever the executor does."""
         todo = self.plan.todo
         missing = dict.fromkeys(range(len(todo)))

