@@ -17,7 +17,7 @@ from deepstruct.pruning.protocols import Constraint, Group, Infeasible, Scope, S
 from deepstruct.pruning.rewire import SET, Rewire, RigL, static
 from deepstruct.pruning.schedules import constant, cosine, cubic, iterative, one_shot
 from deepstruct.pruning.scopes import ERK, Global, Layer
-from deepstruct.pruning.scores import Gradient, Grasp, Magnitude, Movement, Random, Snip
+from deepstruct.pruning.scores import Gradient, Grasp, Magnitude, Movement, Random, Saliency, Snip
 from deepstruct.pruning.session import Event, Session
 from deepstruct.pruning.shrink import shrink
 from deepstruct.pruning.structured import NM, Block, Channel, Gate, Head
@@ -55,6 +55,7 @@ __all__ = [
     "Rewire",
     "RigL",
     "Round",
+    "Saliency",
     "Scope",
     "Score",
     "Session",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deepstruct.errors import InputError
 from deepstruct.pruning.protocols import Tensors
 from deepstruct.pruning.view import View
+from deepstruct.sparse.masked import MaskedLayer
 
 Loss = Callable[[nn.Module], Tensor]
 """A model -> its loss on some data, as one differentiable number."""
@@ -20,6 +21,17 @@ class Magnitude:
 
     def __call__(self, view: View) -> Tensors:
         return {name: weight.abs() for name, weight in view.weights.items()}
+
+
+class Saliency:
+    """The `saliency` of masked layers (|w| unless something else was set on them); |w| of other weights."""
+
+    def __call__(self, view: View) -> Tensors:
+        found = {}
+        for name, target in view.targets.items():
+            layer = target.modules[0]
+            found[name] = layer.saliency.detach() if isinstance(layer, MaskedLayer) else view.weights[name].abs()
+        return found
 
 
 class Random:
