@@ -61,7 +61,7 @@ class LayeredGraph(nx.DiGraph):
 
     def _fill(self, count: int, source: np.ndarray, target: np.ndarray) -> None:
         """Vertices 0 to count - 1 and many edges at once: a tenth of the time of add_edges_from."""
-        self.add_nodes_from(range(count))
+        nx.DiGraph.add_nodes_from(self, range(count))  # those that are there stay as they are
         order = np.argsort(source, kind="stable")
         starts = np.searchsorted(source[order], np.arange(count + 1))
         heads = target[order].tolist()
