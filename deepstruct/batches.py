@@ -232,7 +232,7 @@ def batch(
             plugin takes.
         workers, executor: processes, and the executor that has them ("in-process", "local", or a plugin's).
         threads: of torch in each worker; None shares out the cores.
-        worker_memory: bytes of data that one worker may hold; a checkpoint that needs more fails.
+        worker_memory: bytes of data that one worker of the local pool may hold; a checkpoint that needs more fails.
         timeout: seconds after which a worker of the local pool is ended; its checkpoint counts as crashed.
         executor_options: the executor's own, such as {"scheduler": "tcp://..."}.
         shard: (i, n) for the i-th of n parts, i from 1.

@@ -23,7 +23,7 @@ class RunOptions:
     """How a run goes; nothing here changes its results.
 
     Attributes:
-        executor: name of an executor; None: "in-process" for one worker, "local" for more.
+        executor: name of an executor; None: "in-process" for one worker without limits, "local" otherwise.
         options: for the executor.
         shard: (i, n): only the i-th of n parts, i from 1; checkpoints are dealt out in turn.
         rehash: compare contents, not size and time of modification, of what was done before.
@@ -120,7 +120,10 @@ class Run:
         self.interrupted = False
 
     def _executor(self) -> Any:
-        name = self.options.executor or ("in-process" if self.options.options.workers == 1 else "local")
+        how = self.options.options
+        # What may be ended, by the system or by us, must not be this process.
+        apart = how.workers > 1 or how.memory is not None or how.extra.get("timeout") is not None
+        name = self.options.executor or ("local" if apart else "in-process")
         executor = self.host.registry().named("executors", name)
         reason = executor.available()
         if reason is not None:

@@ -76,8 +76,8 @@ def analyze(model: str, **options: Any) -> None:
     Without --input, one is looked for on the model (Lightning, Hugging Face and timm models have one).
     """
     from deepstruct.checkpoints import load_weights
-    from deepstruct.factory import build_model
     from deepstruct.cli.inputs import names, parse_bytes, parse_inputs, parse_settings
+    from deepstruct.factory import build_model
     from deepstruct.progress import progress_bar
 
     max_memory = parse_bytes(options["max_memory"])

@@ -179,6 +179,27 @@ def test_unchanged_layers_are_recognised(tmp_path, example) -> None:
     ]
 
 
+def test_spectra_of_unchanged_layers_are_not_computed_again(tmp_path, example, monkeypatch) -> None:
+    sizes = []
+    original = torch.linalg.eigvalsh
+
+    def counted(matrix):
+        sizes.append(matrix.shape[0])
+        return original(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", counted)
+    first = small_state(0)
+    for k in range(3):
+        torch.save({**small_state(k), "conv.weight": first["conv.weight"]}, tmp_path / f"step-{k}.pt")
+    results = deepstruct.batch(tmp_path, Small, example, metrics=["layer_stable_rank"])
+    norms = [{row["layer"]: row["value"] for row in r.rows} for r in results]
+    assert sorted(sizes) == [3, 4, 4, 4], "the frozen convolution once, the linear layer each time"
+    assert norms[0]["conv"] == norms[2]["conv"]
+    for k, found in enumerate(norms):
+        values = torch.linalg.svdvals(small_state(k)["head.weight"].double())
+        assert found["head"] == pytest.approx(float(values.square().sum() / values[0] ** 2))
+
+
 def test_without_a_model(runs, tmp_path) -> None:
     (result,) = deepstruct.batch(runs(1), orders=("zeroth", "first"))
     state = small_state(0)

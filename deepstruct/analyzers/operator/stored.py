@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -13,6 +15,9 @@ from deepstruct.engine.bipartite import Bipartite, Stored, Unrolled
 from deepstruct.errors import MetricError
 from deepstruct.structure.operators import Conv, EdgeOperator, WeightMode
 from deepstruct.structure.operators.base import weights_in
+
+T = TypeVar("T")
+_kept: WeakKeyDictionary[EdgeOperator, dict[str, Any]] = WeakKeyDictionary()
 
 Layers = Callable[[OperatorView], Mapping[str, Callable[[WeightMode], Bipartite]]]
 
@@ -30,6 +35,18 @@ def weighted_operators(view: OperatorView) -> dict[str, list[EdgeOperator]]:
         return out
 
     return once(view, "weighted operators", compute)
+
+
+def kept(ops: Sequence[EdgeOperator], key: str, compute: Callable[[], T]) -> T:
+    """`compute()`, remembered for as long as the one operator of a layer lives: in a batch of checkpoints, operators
+    of layers whose weights did not change live on."""
+    if len(ops) != 1:
+        return compute()
+    mine = _kept.setdefault(ops[0], {})
+    if key not in mine:
+        mine[key] = compute()
+    value: T = mine[key]
+    return value
 
 
 def unrolled(view: OperatorView) -> Mapping[str, Callable[[WeightMode], Bipartite]]:

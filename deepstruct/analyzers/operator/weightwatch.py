@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
 
 from deepstruct.analyzers.operator.iteration import once
-from deepstruct.analyzers.operator.stored import kernels, stored_matrix, weighted_operators
+from deepstruct.analyzers.operator.stored import kept, kernels, stored_matrix, weighted_operators
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import budget
 from deepstruct.engine.bipartite import degrees
 from deepstruct.engine.circular import circular_singular_values
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import Measured, Metric
-from deepstruct.structure.operators import Conv
+from deepstruct.structure.operators import Conv, EdgeOperator
 
 _MAX_SIDE = 8192  # of a matrix that is decomposed in full
 _FEWEST = 10  # eigenvalues that a tail is fitted to
@@ -31,17 +32,22 @@ def _eigenvalues(view: OperatorView) -> dict[str, torch.Tensor]:
         out = {}
         for name, ops in weighted_operators(view).items():
             budget.check()
-            matrix = stored_matrix(name, ops, "signed")
-            side = min(matrix.shape)
-            if side > _MAX_SIDE:
-                raise MetricError(f"layer {name}: a matrix with a side of {side:,} is not decomposed in full")
-            gram = matrix @ matrix.T if matrix.shape[0] == side else matrix.T @ matrix
-            if not bool(torch.isfinite(gram).all()):
-                raise MetricError(f"layer {name}: some weights are not finite")
-            out[name] = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
+            out[name] = kept(ops, "eigenvalues of W'W", partial(_spectrum, name, ops))
         return {name: values for name, values in out.items() if values.numel() and float(values[0]) > 0}
 
     return once(view, "eigenvalues of W'W", compute)
+
+
+def _spectrum(name: str, ops: list[EdgeOperator]) -> torch.Tensor:
+    """The eigenvalues of W'W of one layer, descending."""
+    matrix = stored_matrix(name, ops, "signed")
+    side = min(matrix.shape)
+    if side > _MAX_SIDE:
+        raise MetricError(f"layer {name}: a matrix with a side of {side:,} is not decomposed in full")
+    gram = matrix @ matrix.T if matrix.shape[0] == side else matrix.T @ matrix
+    if not bool(torch.isfinite(gram).all()):
+        raise MetricError(f"layer {name}: some weights are not finite")
+    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
 
 
 def _of_eigenvalues(value: Callable[[torch.Tensor], float]) -> Callable[[OperatorView], dict[str, float]]:
@@ -58,21 +64,26 @@ def _tails(view: OperatorView) -> dict[str, tuple[float, float]]:
         ) from error
 
     def compute() -> dict[str, tuple[float, float]]:
-        out = {}
+        out, mine = {}, weighted_operators(view)
         for name, values in _eigenvalues(view).items():
             budget.check()
             positive = values[values > 1e-10 * values[0]].tolist()
             if len(positive) < _FEWEST or positive[0] == positive[-1]:
                 continue
-            with warnings.catch_warnings():  # it warns of ranges that it tries on its way
-                warnings.simplefilter("ignore")
-                fit = powerlaw.Fit(positive, verbose=False)
-                alpha, distance = float(fit.power_law.alpha), float(fit.power_law.D)
+            alpha, distance = kept(mine[name], "power-law tail", partial(_fitted, powerlaw, positive))
             if math.isfinite(alpha):
                 out[name] = (alpha, distance)
         return out
 
     return once(view, "power-law tails", compute)
+
+
+def _fitted(powerlaw: Any, values: list[float]) -> tuple[float, float]:
+    """(exponent, Kolmogorov-Smirnov distance) of the power law of a tail."""
+    with warnings.catch_warnings():  # it warns of ranges that it tries on its way
+        warnings.simplefilter("ignore")
+        fit = powerlaw.Fit(values, verbose=False)
+        return float(fit.power_law.alpha), float(fit.power_law.D)
 
 
 def _alpha(view: OperatorView) -> Measured:
