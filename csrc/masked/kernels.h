@@ -6,7 +6,6 @@
 #ifndef DEEPSTRUCT_MASKED_KERNELS_H
 #define DEEPSTRUCT_MASKED_KERNELS_H
 
-#include "dag.h"
 #include "layout.h"
 
 namespace deepstruct {
@@ -19,26 +18,22 @@ struct Kernels {
   void (*pack)(const T* matrix, int64_t stride, int batch, int units, int64_t begin, int64_t end, T* tile);
   // matrix[b][f] = tile[f][b], features [begin, end); the tile starts at feature `begin`.
   void (*unpack)(const T* tile, int units, int64_t begin, int64_t end, T* matrix, int64_t stride, int batch);
-  // Each of these is for one tile (panel, block) of the matrix, and one tile of the batch.
-  // out[512][..] += values * x; `x` is the whole batch tile, `out` holds the panel only.
-  void (*product)(const Layout* layout, const T* values, int64_t panel, int64_t block, int units, const T* x, T* out);
+  // Each of these is for one tile (panel, block) of the matrix, and one tile of the batch. `next`, where it is not
+  // null, is the block of as many units that the following call reads: it is fetched meanwhile.
+  // out[512][..] += values * x; `x` holds the block, `out` the panel.
+  void (*product)(const Layout* layout, const T* values, int64_t panel, int64_t block, int units, const T* x,
+                  const T* next, T* out);
   // out[block][..] += values' * grad; `grad` is the whole batch tile, `out` holds the block only.
   void (*scatter)(const Layout* layout, const T* values, int64_t panel, int64_t block, int units, const T* grad, T* out);
-  // grad_values (+)= grad x' on the support; both are whole batch tiles; `first` overwrites.
-  void (*support)(const Layout* layout, int64_t panel, int64_t block, int units, const T* grad, const T* x, bool first,
-                  T* grad_values);
+  // grad_values (+)= grad x' on the support; `grad` holds the panel, `x` the block; `first` overwrites.
+  void (*support)(const Layout* layout, int64_t panel, int64_t block, int units, const T* grad, const T* x,
+                  const T* next, bool first, T* grad_values);
   // The same three for a single sample, on plain vectors.
   void (*product_vector)(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, T* out);
   void (*scatter_vector)(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* grad, T* out);
   void (*support_vector)(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, T* grad_values);
   // out[i] = values[order[i]]
   void (*gather)(const T* values, const int32_t* order, int64_t begin, int64_t end, T* out);
-  // All layers of a directed acyclic graph for one batch tile h[vertices][..], whose layer 0 is filled in. `scratch`
-  // holds dag.widest rows forward and twice as many backward, with a norm only.
-  void (*dag_forward)(const Dag& dag, const DagParameters<T>& parameters, int units, T* h, T* scratch);
-  // grad_h holds the gradients of what was read, and gets those of every vertex; `grads` is overwritten.
-  void (*dag_backward)(const Dag& dag, const DagParameters<T>& parameters, int units, const T* h, T* grad_h,
-                       const DagGradients<T>& grads, T* scratch);
 };
 
 struct Isa {

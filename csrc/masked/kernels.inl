@@ -32,19 +32,34 @@ constexpr int lanes() {
 
 // ---- transposing ---------------------------------------------------------------------------------------------
 
-template <typename T>
-INLINE Vector<T> interleave(Vector<T> a, Vector<T> b, bool high) {
-  constexpr int n = lanes<T>();
-  typename VectorOf<T>::index order;
-  for (int i = 0; i < n; ++i) order[i] = (i >> 1) + (i & 1) * n + (high ? n / 2 : 0);
+// Shuffles by an order that is known when this is compiled: lane i is Order::at(i) of a and b, one after the other.
+template <int... I>
+struct Lanes {};
+template <int N, int... I>
+struct LanesTo : LanesTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct LanesTo<0, I...> {
+  typedef Lanes<I...> type;
+};
+
+template <typename T, typename Order, int... I>
+INLINE Vector<T> shuffled(Vector<T> a, Vector<T> b, Lanes<I...>) {
 #if defined(__clang__)
-  Vector<T> out;
-  for (int i = 0; i < n; ++i) out[i] = (i & 1 ? b : a)[(i >> 1) + (high ? n / 2 : 0)];
-  return out;
+  return __builtin_shufflevector(a, b, Order::at(I)...);
 #else
-  return __builtin_shuffle(a, b, order);
+  return __builtin_shuffle(a, b, typename VectorOf<T>::index{Order::at(I)...});
 #endif
 }
+
+template <typename T, typename Order>
+INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b) {
+  return shuffled<T, Order>(a, b, typename LanesTo<lanes<T>()>::type());
+}
+
+template <int N, bool High>
+struct Interleaved {
+  static constexpr int at(int i) { return (i >> 1) + (i & 1) * N + (High ? N / 2 : 0); }
+};
 
 // A square of lanes x lanes, by log2(lanes) rounds of interleaving rows i and i + lanes / 2.
 template <typename T>
@@ -55,8 +70,8 @@ INLINE void transpose_square(Vector<T>* v) {
   for (int round = 1; round < n; round *= 2) {
 #pragma GCC unroll 16
     for (int i = 0; i < n / 2; ++i) {
-      w[2 * i] = interleave<T>(v[i], v[i + n / 2], false);
-      w[2 * i + 1] = interleave<T>(v[i], v[i + n / 2], true);
+      w[2 * i] = shuffle<T, Interleaved<n, false>>(v[i], v[i + n / 2]);
+      w[2 * i + 1] = shuffle<T, Interleaved<n, true>>(v[i], v[i + n / 2]);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) v[i] = w[i];
@@ -129,6 +144,15 @@ INLINE void load_row(const T* p, Vector<T>* v) {
   for (int i = 0; i < N; ++i) v[i] = load(p + i * lanes<T>());
 }
 
+// Where byte i of some that were read as one number (of four bytes) is in it.
+INLINE int nth_byte(int i) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  return 8 * i;
+#else
+  return 24 - 8 * i;
+#endif
+}
+
 // A plain pointer in one register: with base and index apart, each use of it would cost two micro-operations.
 template <typename T, int Width>
 INLINE const T* row_at(const T* base, uint8_t index) {
@@ -137,43 +161,62 @@ INLINE const T* row_at(const T* base, uint8_t index) {
   return p;
 }
 
-// R rows with the same count at once: N vectors of the batch each stay in registers.
-template <typename T, int N, int R>
-INLINE void gather_rows(int count, const uint8_t* columns, const T* values, const T* x, const int32_t* rows, T* out) {
-  constexpr int width = N * lanes<T>();
-  Vector<T> sum[R][N];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) load_row<T, N>(out + rows[r] * width, sum[r]);
-  for (int k = 0; k < count; ++k) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const T value = values[r * count + k];
-      const T* p = row_at<T, width>(x, columns[r * count + k]);
-#pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) sum[r][i] += value * load(p + i * lanes<T>());
-    }
+// Brings what comes next from the outer caches while this is computed, a few lines for each row.
+struct Ahead {
+  const char* at;
+  const char* end;
+  int step;
+
+  INLINE Ahead(const void* begin, int64_t bytes, int rows)
+      : at(static_cast<const char*>(begin)), end(at + (begin ? bytes : 0)),
+        step(static_cast<int>((bytes / 64 + rows) / (rows + 1)) * 64) {}
+
+  INLINE void go() {
+    if (at >= end) return;
+    for (int i = 0; i < step; i += 64) __builtin_prefetch(at + i, 0, 2);
+    at += step;
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
+};
+
+template <typename T, int N>
+INLINE void add_multiple(Vector<T>* sum, T value, const T* p) {
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) store(out + rows[r] * width + i * lanes<T>(), sum[r][i]);
+  for (int i = 0; i < N; ++i) sum[i] += value * load(p + i * lanes<T>());
+}
+
+// One row: N vectors of the batch stay in registers. Columns are read four at a time, since loads are what is short.
+template <typename T, int N>
+INLINE void gather_row(int count, const uint8_t* columns, const T* values, const T* x, T* out) {
+  constexpr int width = N * lanes<T>();
+  Vector<T> sum[N];
+  load_row<T, N>(out, sum);
+  int k = 0;
+  for (; k + 4 <= count; k += 4) {
+    uint32_t four;
+    __builtin_memcpy(&four, columns + k, 4);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      add_multiple<T, N>(sum, values[k + i], row_at<T, width>(x, static_cast<uint8_t>(four >> nth_byte(i))));
+  }
+  for (; k < count; ++k) add_multiple<T, N>(sum, values[k], row_at<T, width>(x, columns[k]));
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) store(out + i * lanes<T>(), sum[i]);
 }
 
 template <typename T, int N>
-void product_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, T* out) {
+void product_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, const T* next, T* out) {
   constexpr int width = N * lanes<T>();
-  constexpr int R = N >= 8 ? 1 : 8 / N;
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
   const T* v = values + layout->value_start[tile];
   const uint8_t* c = layout->columns + layout->value_start[tile];
-  const T* xs = x + block * layout->block * width;
+  Ahead ahead(next, static_cast<int64_t>(sizeof(T)) * layout->block * width, layout->row_start[tile + 1] - layout->row_start[tile]);
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
-    int i = 0;
-    for (; i + R <= n; i += R, rows += R, v += R * count, c += R * count)
-      gather_rows<T, N, R>(count, c, v, xs, rows, out);
-    for (; i < n; ++i, ++rows, v += count, c += count) gather_rows<T, N, 1>(count, c, v, xs, rows, out);
+    for (int i = 0; i < n; ++i, ++rows, v += count, c += count) {
+      ahead.go();
+      gather_row<T, N>(count, c, v, x, out + *rows * width);
+    }
   }
 }
 
@@ -201,57 +244,111 @@ void scatter_of(const Layout* layout, const T* values, int64_t panel, int64_t bl
 
 // ---- the gradient of the values ------------------------------------------------------------------------------
 
-// Lane i of the result is the sum of the lanes of v[i]: a transposing reduction, halving the vectors each round.
-template <typename T, int Left>
-INLINE Vector<T> sum_lanes(Vector<T>* v) {
-  if constexpr (Left == 1) {
-    return v[0];
+// Sums over the lanes of `group` vectors, as many as fit into 16 bytes, in the first lanes of the result. All shuffles
+// stay within 16 bytes until the last rounds, which fold the 16-byte parts.
+template <typename T>
+constexpr int group() {
+  return 16 / static_cast<int>(sizeof(T));
+}
+
+template <int N, int Apart>
+struct Rotated {
+  static constexpr int at(int i) { return (i + Apart) % N; }
+};
+
+template <typename T, int Apart = lanes<T>() / 2>
+INLINE Vector<T> fold(Vector<T> v) {
+  if constexpr (Apart < group<T>())
+    return v;
+  else
+    return fold<T, Apart / 2>(v + shuffle<T, Rotated<lanes<T>(), Apart>>(v, v));
+}
+
+// Within each group of G lanes: the lower or upper halves of both, lane by lane in turn, or one after the other.
+template <int N, int G, bool Upper>
+struct Zipped {
+  static constexpr int at(int i) { return i / G * G + (Upper ? G / 2 : 0) + i % G / 2 + (i % 2 ? N : 0); }
+};
+template <int N, int G, bool Upper>
+struct Joined {
+  static constexpr int at(int i) {
+    return i / G * G + (Upper ? G / 2 : 0) + i % (G / 2) + (i % G < G / 2 ? 0 : N);
+  }
+};
+
+template <typename T>
+INLINE Vector<T> sum_lanes(const Vector<T>* v) {
+  constexpr int n = lanes<T>(), g = group<T>();
+  const Vector<T> a = shuffle<T, Zipped<n, g, false>>(v[0], v[1]) + shuffle<T, Zipped<n, g, true>>(v[0], v[1]);
+  if constexpr (g == 2) {
+    return fold<T>(a);
   } else {
-    constexpr int half = Left / 2;
-#pragma GCC unroll 16
-    for (int i = 0; i < half; ++i)
-      v[i] = interleave<T>(v[i], v[i + half], false) + interleave<T>(v[i], v[i + half], true);
-    return sum_lanes<T, half>(v);
+    const Vector<T> b = shuffle<T, Zipped<n, g, false>>(v[2], v[3]) + shuffle<T, Zipped<n, g, true>>(v[2], v[3]);
+    return fold<T>(shuffle<T, Joined<n, g, false>>(a, b) + shuffle<T, Joined<n, g, true>>(a, b));
   }
 }
 
 template <typename T, int N>
-void support_of(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, bool first, T* out) {
-  constexpr int width = N * lanes<T>();
-  constexpr int n_lanes = lanes<T>();
+INLINE Vector<T> dot(const Vector<T>* row, const T* p) {
+  Vector<T> sum = row[0] * load(p);
+#pragma GCC unroll 16
+  for (int j = 1; j < N; ++j) sum += row[j] * load(p + j * lanes<T>());
+  return sum;
+}
+
+template <typename T>
+INLINE void put(Vector<T> sums, T* target, bool first) {
+  typedef T Group __attribute__((vector_size(16)));
+  Group total, old;
+  __builtin_memcpy(&total, &sums, sizeof total);
+  if (!first) {
+    __builtin_memcpy(&old, target, sizeof old);
+    total += old;
+  }
+  __builtin_memcpy(target, &total, sizeof total);
+}
+
+template <typename T, int N>
+void support_of(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, const T* next, bool first,
+                T* out) {
+  constexpr int width = N * lanes<T>(), g = group<T>();
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
   const uint8_t* c = layout->columns + layout->value_start[tile];
   T* target = out + layout->value_start[tile];
-  const T* g = grad + panel * kPanel * width;
-  const T* xs = x + block * layout->block * width;
-  // Partial sums wait here until there are enough for one transposing reduction, whatever row they are from.
-  Vector<T> waiting[n_lanes];
-  int filled = 0;
+  const T* last = out + layout->value_start[tile + 1];
+  Ahead ahead(next, static_cast<int64_t>(sizeof(T)) * layout->block * width,
+              layout->row_start[tile + 1] - layout->row_start[tile]);
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
-    for (int i = 0; i < n; ++i, ++rows) {
+    for (int i = 0; i < n; ++i, ++rows, c += count, target += count) {
+      ahead.go();
       Vector<T> row[N];
-      load_row<T, N>(g + *rows * width, row);
-      for (int k = 0; k < count; ++k, ++c) {
-        const T* p = row_at<T, width>(xs, *c);
-        Vector<T> sum = row[0] * load(p);
-#pragma GCC unroll 16
-        for (int j = 1; j < N; ++j) sum += row[j] * load(p + j * n_lanes);
-        waiting[filled++] = sum;
-        if (filled == n_lanes) {
-          filled = 0;
-          Vector<T> total = sum_lanes<T, n_lanes>(waiting);
-          store(target, first ? total : total + load(target));
-          target += n_lanes;
-        }
+      load_row<T, N>(grad + *rows * width, row);
+      int k = 0;
+      for (; k + g <= count; k += g) {
+        Vector<T> sums[g];
+        uint32_t some = 0;
+        __builtin_memcpy(&some, c + k, g);
+#pragma GCC unroll 4
+        for (int j = 0; j < g; ++j)
+          sums[j] = dot<T, N>(row, row_at<T, width>(x, static_cast<uint8_t>(some >> nth_byte(j))));
+        put<T>(sum_lanes<T>(sums), target + k, first);
+      }
+      if (k == count) continue;
+      const int left = count - k;
+      Vector<T> sums[g];
+#pragma GCC unroll 4
+      for (int j = 0; j < g; ++j)
+        sums[j] = j < left ? dot<T, N>(row, row_at<T, width>(x, c[k + j])) : Vector<T>{};
+      const Vector<T> all = sum_lanes<T>(sums);
+      if (target + k + g <= last) {
+        // The zeros beyond the row are added to, or overwritten by, what comes after it.
+        put<T>(all, target + k, first);
+      } else {
+        for (int j = 0; j < left; ++j) target[k + j] = first ? all[j] : target[k + j] + all[j];
       }
     }
-  }
-  if (filled) {
-    for (int i = filled; i < n_lanes; ++i) waiting[i] = Vector<T>{};
-    const Vector<T> total = sum_lanes<T, n_lanes>(waiting);
-    for (int i = 0; i < filled; ++i) target[i] = first ? total[i] : total[i] + target[i];
   }
 }
 
@@ -266,8 +363,9 @@ void support_of(const Layout* layout, int64_t panel, int64_t block, const T* gra
   }
 
 template <typename T>
-void product(const Layout* layout, const T* values, int64_t panel, int64_t block, int units, const T* x, T* out) {
-  BY_UNITS(product_of, layout, values, panel, block, x, out)
+void product(const Layout* layout, const T* values, int64_t panel, int64_t block, int units, const T* x, const T* next,
+             T* out) {
+  BY_UNITS(product_of, layout, values, panel, block, x, next, out)
 }
 
 template <typename T>
@@ -276,9 +374,9 @@ void scatter(const Layout* layout, const T* values, int64_t panel, int64_t block
 }
 
 template <typename T>
-void support(const Layout* layout, int64_t panel, int64_t block, int units, const T* grad, const T* x, bool first,
-             T* grad_values) {
-  BY_UNITS(support_of, layout, panel, block, grad, x, first, grad_values)
+void support(const Layout* layout, int64_t panel, int64_t block, int units, const T* grad, const T* x, const T* next,
+             bool first, T* grad_values) {
+  BY_UNITS(support_of, layout, panel, block, grad, x, next, first, grad_values)
 }
 
 // ---- one sample ----------------------------------------------------------------------------------------------
@@ -343,11 +441,9 @@ void gather(const T* values, const int32_t* order, int64_t begin, int64_t end, T
   for (int64_t i = begin; i < end; ++i) out[i] = values[order[i]];
 }
 
-#include "dag.inl"
-
 #define TABLE(T) \
   {pack<T>,         unpack<T>,       product<T>,        scatter<T>, support<T>, \
-   product_vector<T>, scatter_vector<T>, support_vector<T>, gather<T>, dag_forward<T>, dag_backward<T>}
+   product_vector<T>, scatter_vector<T>, support_vector<T>, gather<T>}
 
 }  // namespace
 

@@ -11,7 +11,8 @@
 namespace deepstruct {
 namespace {
 
-constexpr int64_t kChunk = 4;  // batch tiles that are packed at a time: bounds the scratch memory
+constexpr int64_t kChunk = 4;     // batch tiles that are packed at a time: bounds the scratch memory
+constexpr int64_t kTogether = 2;  // batch tiles that a product works on at a time
 
 // Memory that is kept between calls: fresh pages cost more than the transposes that fill them.
 class Scratch {
@@ -57,6 +58,22 @@ struct Tiles {
   int units(int64_t tile) const { return static_cast<int>((samples(tile) + unit - 1) / unit); }
 };
 
+// Where the blocks of the packed tiles of a chunk are.
+template <typename T>
+struct Blocks {
+  const T* packed;
+  int64_t features, block;
+  Tiles<T> tiles;
+  int64_t first;
+  const T* at(int64_t t, int64_t b) const {
+    return packed + t * tiles.full * features + b * block * tiles.units(first + t) * tiles.unit;
+  }
+  // To be fetched in advance: whole blocks only, of whole tiles.
+  const T* ahead(int64_t t, int64_t b) const {
+    return (b + 1) * block <= features && tiles.units(first + t) == kMaxUnits ? at(t, b) : nullptr;
+  }
+};
+
 // Tiles [first, first + n) of a row-major matrix, each at its own place of `out`.
 template <typename T>
 void pack_chunk(const T* matrix, int64_t features, Tiles<T> tiles, int64_t first, int64_t n, T* out,
@@ -73,25 +90,35 @@ void pack_chunk(const T* matrix, int64_t features, Tiles<T> tiles, int64_t first
   });
 }
 
-// out[batch][rows] for the tiles of one chunk; a task is one panel of one batch tile.
+// out[batch][rows] for the tiles of one chunk. A task is one panel of a few batch tiles, which take turns at each
+// block: its values come from memory once, and the sums of all of them stay in the second cache.
 template <typename T>
 void product_chunk(const Layout& layout, const T* values, const T* packed, const T* bias, Tiles<T> tiles, int64_t first,
                    int64_t n, T* out, const Parallel& parallel) {
-  parallel(n * layout.panels, [&](int64_t begin, int64_t end) {
-    T* sums = Scratch(4).get<T>(kPanel * tiles.full);
+  const int64_t groups = (n + kTogether - 1) / kTogether;
+  parallel(groups * layout.panels, [&](int64_t begin, int64_t end) {
+    T* all = Scratch(4).get<T>(kTogether * kPanel * tiles.full);
+    const auto sums = [&](int64_t t) { return all + t % kTogether * kPanel * tiles.full; };
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t t = task / layout.panels, panel = task % layout.panels;
-      const int units = tiles.units(first + t);
-      const int64_t width = units * tiles.unit, top = panel * kPanel;
+      const int64_t panel = task % layout.panels, top = panel * kPanel;
+      const int64_t low = task / layout.panels * kTogether, high = std::min(low + kTogether, n);
       const int64_t height = std::min<int64_t>(kPanel, layout.rows - top);
-      if (bias)
-        for (int64_t r = 0; r < height; ++r) std::fill_n(sums + r * width, width, bias[top + r]);
-      else
-        std::memset(sums, 0, height * width * sizeof(T));
+      for (int64_t t = low; t < high; ++t) {
+        const int64_t width = tiles.units(first + t) * tiles.unit;
+        if (bias)
+          for (int64_t r = 0; r < height; ++r) std::fill_n(sums(t) + r * width, width, bias[top + r]);
+        else
+          std::memset(sums(t), 0, height * width * sizeof(T));
+      }
+      const Blocks<T> x{packed, layout.cols, layout.block, tiles, first};
       for (int64_t block = 0; block < layout.blocks; ++block)
-        kernels<T>().product(&layout, values, panel, block, units, packed + t * tiles.full * layout.cols, sums);
-      kernels<T>().unpack(sums, units, top, top + height, out + (first + t) * tiles.full * layout.rows, layout.rows,
-                          static_cast<int>(tiles.samples(first + t)));
+        for (int64_t t = low; t < high; ++t)
+          kernels<T>().product(&layout, values, panel, block, tiles.units(first + t), x.at(t, block),
+                               t + 1 < high ? x.ahead(t + 1, block) : x.ahead(low, block + 1), sums(t));
+      for (int64_t t = low; t < high; ++t)
+        kernels<T>().unpack(sums(t), tiles.units(first + t), top, top + height,
+                            out + (first + t) * tiles.full * layout.rows, layout.rows,
+                            static_cast<int>(tiles.samples(first + t)));
     }
   });
 }
@@ -190,14 +217,70 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
       scatter_chunk(layout, values, packed_grad, tiles, first, n, grad_x, parallel);
     if (!grad_values) continue;
     pack_chunk(x, layout.cols, tiles, first, n, packed_x, parallel);
+    const Blocks<T> blocks{packed_x, layout.cols, layout.block, tiles, first};
+    const Blocks<T> panels{packed_grad, layout.rows, kPanel, tiles, first};
     parallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task)
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t panel = task / layout.blocks, block = task % layout.blocks;
         for (int64_t t = 0; t < n; ++t)
-          kernels<T>().support(&layout, task / layout.blocks, task % layout.blocks, tiles.units(first + t),
-                               packed_grad + t * tiles.full * layout.rows, packed_x + t * tiles.full * layout.cols,
-                               first + t == 0, grad_values);
+          kernels<T>().support(&layout, panel, block, tiles.units(first + t), panels.at(t, panel), blocks.at(t, block),
+                               t + 1 < n ? blocks.ahead(t + 1, block) : blocks.ahead(0, block + 1), first + t == 0,
+                               grad_values);
+      }
     });
   }
+}
+
+namespace {
+
+// Calls body(row segment's offset in the weight, its columns, their number, its values) for a tile, and fetches the
+// segments that follow: each is in a page of its own, where no prefetching by the processor finds it.
+template <typename Body>
+void each_segment(const Layout& layout, int64_t tile, Body body) {
+  constexpr int64_t early = 8;
+  const int64_t left = tile % layout.blocks * layout.block, top = tile / layout.blocks * kPanel;
+  const int64_t end = layout.row_start[tile + 1];
+  const auto offset = [&](int64_t row) { return (top + layout.row_ids[row]) * layout.cols + left; };
+  int64_t row = layout.row_start[tile], value = layout.value_start[tile];
+  for (int32_t run = layout.run_start[tile]; run < layout.run_start[tile + 1]; ++run) {
+    const int32_t count = layout.runs[2 * run];
+    for (int32_t i = 0; i < layout.runs[2 * run + 1]; ++i, ++row, value += count)
+      body(offset(row), offset(std::min(row + early, end - 1)), layout.columns + value, count, value);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void read_support(const Layout& layout, const T* weight, T* values, const Parallel& parallel) {
+  const int64_t bytes = std::min(layout.block, layout.cols) * static_cast<int64_t>(sizeof(T));
+  parallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile)
+      each_segment(layout, tile, [&](int64_t at, int64_t soon, const uint8_t* columns, int32_t count, int64_t value) {
+        if (count * int64_t{128} >= bytes)  // else most of it is not needed
+          for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(weight + soon) + b);
+        for (int32_t k = 0; k < count; ++k) values[value + k] = weight[at + columns[k]];
+      });
+  });
+}
+
+template <typename T>
+void write_support(const Layout& layout, const T* values, T* weight, const Parallel& parallel) {
+  const int64_t bytes = std::min(layout.block, layout.cols) * static_cast<int64_t>(sizeof(T));
+  parallel(layout.panels, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t top = panel * kPanel, height = std::min<int64_t>(kPanel, layout.rows - top);
+      std::memset(weight + top * layout.cols, 0, static_cast<std::size_t>(height * layout.cols) * sizeof(T));
+      for (int64_t block = 0; block < layout.blocks; ++block)
+        each_segment(layout, panel * layout.blocks + block,
+                     [&](int64_t at, int64_t soon, const uint8_t* columns, int32_t count, int64_t value) {
+                       if (count * int64_t{128} >= bytes)
+                         for (int64_t b = 0; b < bytes; b += 64)
+                           __builtin_prefetch(reinterpret_cast<char*>(weight + soon) + b, 1);
+                       for (int32_t k = 0; k < count; ++k) weight[at + columns[k]] = values[value + k];
+                     });
+    }
+  });
 }
 
 template void forward(const Layout&, const float*, const float*, const float*, int64_t, float*, const Parallel&);
@@ -206,5 +289,9 @@ template void backward(const Layout&, const Twin*, const float*, const float*, c
                        int64_t, const Parallel&);
 template void backward(const Layout&, const Twin*, const double*, const double*, const double*, int64_t, double*,
                        double*, int64_t, const Parallel&);
+template void read_support(const Layout&, const float*, float*, const Parallel&);
+template void read_support(const Layout&, const double*, double*, const Parallel&);
+template void write_support(const Layout&, const float*, float*, const Parallel&);
+template void write_support(const Layout&, const double*, double*, const Parallel&);
 
 }  // namespace deepstruct

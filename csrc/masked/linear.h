@@ -30,6 +30,14 @@ template <typename T>
 void backward(const Layout& layout, const Twin* twin, const T* values, const T* x, const T* grad_y, int64_t batch,
               T* grad_x, T* grad_values, int64_t n_values, const Parallel& parallel);
 
+// values = the entries of a dense, contiguous weight [rows][cols] on the support.
+template <typename T>
+void read_support(const Layout& layout, const T* weight, T* values, const Parallel& parallel);
+
+// The dense weight [rows][cols] that has `values` on the support and zeros elsewhere; all of it is written.
+template <typename T>
+void write_support(const Layout& layout, const T* values, T* weight, const Parallel& parallel);
+
 }  // namespace deepstruct
 
 #endif

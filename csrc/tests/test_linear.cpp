@@ -128,6 +128,13 @@ static void check(int64_t rows, int64_t cols, double density, int64_t batch, int
       grad_values[k] += g * in;
     }
   }
+  std::vector<T> weight(rows * cols, NAN), read(nnz, NAN);
+  write_support<T>(layout, values.data(), weight.data(), threads(3));
+  read_support<T>(layout, weight.data(), read.data(), threads(3));
+  std::vector<T> wanted(rows * cols);
+  for (int64_t k = 0; k < nnz; ++k) wanted[e.row[k] * cols + e.col[k]] = values[k];
+  expect(weight == wanted, "a dense weight is written: values on the support, zeros elsewhere", where);
+  expect(read == values, "the support of a dense weight is read", where);
   std::vector<T> first_y, first_grad;
   for (int n : {1, 3}) {
     // Results start as NaN: whatever is not written shows.

@@ -27,7 +27,11 @@ _library.define(
 _library.define(
     "build_layout(Tensor starts, Tensor indices, int cols, int block) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-for _name in ("sparse_linear", "sparse_linear_backward", "build_layout"):
+_library.define("read_support(Tensor weight, Tensor table, Tensor row_ids, Tensor columns) -> Tensor")
+_library.define(
+    "write_support(Tensor values, Tensor table, Tensor row_ids, Tensor columns, Tensor(a!) weight) -> ()"
+)
+for _name in ("sparse_linear", "sparse_linear_backward", "build_layout", "read_support", "write_support"):
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 for _name in ("sparse_linear", "sparse_linear_backward"):
     _library.impl(_name, cuda.chosen(_name, getattr(reference, _name)), "CUDA")
@@ -44,6 +48,16 @@ def _(x: Tensor, values: Tensor, bias: Tensor | None, *structure: Any) -> Tensor
 def _(grad: Tensor, x: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     need_x, need_values = rest[-2:]
     return x.new_empty(x.shape if need_x else (0,)), values.new_empty(values.shape if need_values else (0,))
+
+
+@torch.library.register_fake("deepstruct::read_support", lib=_library)
+def _(weight: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor) -> Tensor:
+    return weight.new_empty(columns.shape)
+
+
+@torch.library.register_fake("deepstruct::write_support", lib=_library)
+def _(values: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor, weight: Tensor) -> None:
+    return None
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

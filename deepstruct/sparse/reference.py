@@ -57,6 +57,17 @@ def sparse_linear_backward(
     return grad_x, grad_values
 
 
+def read_support(weight: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor) -> Tensor:
+    """The entries of a dense (rows, cols) weight on the support, in the order of the layout's values."""
+    return weight[coordinates(table, row_ids, columns)]
+
+
+def write_support(values: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor, weight: Tensor) -> None:
+    """Make a dense (rows, cols) weight hold `values` on the support, and zeros elsewhere."""
+    weight.zero_()
+    weight[coordinates(table, row_ids, columns)] = values
+
+
 def build_layout(starts: Tensor, indices: Tensor, cols: int, block: int) -> Layout:
     """The layout of compressed sparse rows: `starts` (rows + 1) and `indices` (nnz), both int64."""
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff())
