@@ -27,6 +27,9 @@ from deepstruct.graph import (
 )
 
 EDGES = [(0, 2), (1, 2), (2, 3), (0, 3)]
+UNDIRECTED = nx.Graph()
+UNDIRECTED.add_nodes_from(range(4))
+UNDIRECTED.add_edges_from(EDGES)
 
 
 def edges_of(structure) -> set[tuple]:
@@ -36,7 +39,7 @@ def edges_of(structure) -> set[tuple]:
 
 @pytest.mark.parametrize(
     "graph",
-    [nx.DiGraph(EDGES), nx.MultiDiGraph([*EDGES, (0, 2)]), nx.Graph(EDGES), EDGES, np.array(EDGES),
+    [nx.DiGraph(EDGES), nx.MultiDiGraph([*EDGES, (0, 2)]), UNDIRECTED, EDGES, np.array(EDGES),
      igraph.Graph(n=4, edges=EDGES, directed=True), igraph.Graph(n=4, edges=EDGES)],
     ids=["digraph", "multi", "undirected", "list", "array", "igraph", "igraph-undirected"],
 )  # fmt: skip
@@ -47,7 +50,7 @@ def test_all_kinds_of_graphs_are_read(graph) -> None:
 
 
 def test_graphml_files_are_read(tmp_path) -> None:
-    nx.write_graphml(nx.DiGraph(EDGES), tmp_path / "g.graphml")
+    nx.write_graphml(UNDIRECTED, tmp_path / "g.graphml")
     assert edges_of(read_structure(str(tmp_path / "g.graphml"))) == set(EDGES)
 
 
