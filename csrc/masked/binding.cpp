@@ -6,12 +6,14 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
 #include "build.h"
 #include "kernels.h"
 #include "linear.h"
+#include "network.h"
 
 namespace {
 
@@ -116,6 +118,111 @@ std::tuple<Tensor, Tensor> sparse_linear_backward(Tensor grad, Tensor x, Tensor 
   return {grad_x, grad_values};
 }
 
+// The graph behind the tensors, whose sizes fit; what they hold was checked when they were made.
+deepstruct::Dag dag_of(const Tensor& layer_start, const Tensor& vertex_row, const Tensor& row_start,
+                       const Tensor& cols) {
+  expect(layer_start, ScalarType::Int, "layer_start");
+  expect(vertex_row, ScalarType::Int, "vertex_row");
+  expect(row_start, ScalarType::Int, "row_start");
+  expect(cols, ScalarType::Int, "cols");
+  STD_TORCH_CHECK(layer_start.numel() >= 2 && vertex_row.numel() >= 1 && row_start.numel() >= 1,
+                  "deepstruct: the graph's tensors are too short");
+  deepstruct::Dag dag{vertex_row.numel() - 1, layer_start.numel() - 1, row_start.numel() - 1, cols.numel(), 0,
+                      data<int32_t>(layer_start), data<int32_t>(vertex_row), data<int32_t>(row_start),
+                      data<int32_t>(cols)};
+  STD_TORCH_CHECK(dag.layer_start[dag.layers] == dag.vertices && dag.vertex_row[dag.vertices] == dag.rows &&
+                      dag.row_start[dag.rows] == dag.edges,
+                  "deepstruct: the graph's tensors do not fit together");
+  for (int64_t i = 0; i < dag.layers; ++i)
+    dag.widest = std::max<int64_t>(dag.widest, dag.layer_start[i + 1] - dag.layer_start[i]);
+  return dag;
+}
+
+void expect_like(const Tensor& tensor, const Tensor& like, int64_t count, const char* name) {
+  expect(tensor, like.scalar_type(), name);
+  STD_TORCH_CHECK(tensor.numel() == count, "deepstruct: ", name, " has ", tensor.numel(), " numbers, expected ", count);
+}
+
+template <typename T>
+deepstruct::DagParameters<T> dag_parameters(const Tensor& weight, const Tensor& bias, const Tensor& extra,
+                                            const Tensor& gamma, const Tensor& beta, double eps) {
+  const bool norm = gamma.numel() > 0;
+  return {data<T>(weight), data<T>(bias), data<T>(extra), norm ? data<T>(gamma) : nullptr,
+          norm ? data<T>(beta) : nullptr, static_cast<T>(eps)};
+}
+
+// Without a norm, gamma and beta are empty.
+std::tuple<Tensor, Tensor> dag_forward(Tensor first, Tensor weight, Tensor bias, Tensor extra, Tensor gamma,
+                                       Tensor beta, Tensor layer_start, Tensor vertex_row, Tensor row_start,
+                                       Tensor cols, Tensor reads, double eps) {
+  const deepstruct::Dag dag = dag_of(layer_start, vertex_row, row_start, cols);
+  expect(reads, ScalarType::Int, "reads");
+  first = plain(first);
+  STD_TORCH_CHECK(first.dim() == 2 && first.size(1) == dag.layer_start[1], "deepstruct: the first layer does not fit");
+  STD_TORCH_CHECK(first.scalar_type() == ScalarType::Float || first.scalar_type() == ScalarType::Double,
+                  "deepstruct: the kernels compute in float32 and float64");
+  const int64_t batch = first.size(0), norm = gamma.numel() ? dag.vertices : 0;
+  weight = plain(weight);
+  bias = plain(bias);
+  extra = plain(extra);
+  gamma = plain(gamma);
+  beta = plain(beta);
+  expect_like(weight, first, dag.edges, "the weight");
+  expect_like(bias, first, dag.rows, "the bias");
+  expect_like(extra, first, dag.vertices, "extra");
+  expect_like(gamma, first, norm, "gamma");
+  expect_like(beta, first, norm, "beta");
+  Tensor out = torch::stable::new_empty(first, {batch, reads.numel()});
+  Tensor state = torch::stable::new_empty(first, {deepstruct::dag_state_size(dag.vertices, batch)});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    deepstruct::dag_forward_batch<T>(dag, dag_parameters<T>(weight, bias, extra, gamma, beta, eps), data<T>(first),
+                                     batch, data<int32_t>(reads), reads.numel(), static_cast<T*>(state.data_ptr()),
+                                     static_cast<T*>(out.data_ptr()), kParallel);
+  };
+  first.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
+  return {out, state};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dag_backward(Tensor grad, Tensor state, Tensor weight,
+                                                                        Tensor bias, Tensor extra, Tensor gamma,
+                                                                        Tensor beta, Tensor layer_start,
+                                                                        Tensor vertex_row, Tensor row_start,
+                                                                        Tensor cols, Tensor reads, double eps,
+                                                                        int64_t inputs) {
+  const deepstruct::Dag dag = dag_of(layer_start, vertex_row, row_start, cols);
+  STD_TORCH_CHECK(inputs == dag.layer_start[1], "deepstruct: layer 0 has another size");
+  grad = plain(grad);
+  weight = plain(weight);
+  bias = plain(bias);
+  extra = plain(extra);
+  gamma = plain(gamma);
+  beta = plain(beta);
+  STD_TORCH_CHECK(grad.dim() == 2 && grad.size(1) == reads.numel(), "deepstruct: the gradient does not fit");
+  const int64_t batch = grad.size(0), norm = gamma.numel() ? dag.vertices : 0;
+  expect_like(state, grad, deepstruct::dag_state_size(dag.vertices, batch), "the state");
+  expect_like(weight, grad, dag.edges, "the weight");
+  expect_like(bias, grad, dag.rows, "the bias");
+  expect_like(extra, grad, dag.vertices, "extra");
+  expect_like(gamma, grad, norm, "gamma");
+  expect_like(beta, grad, norm, "beta");
+  Tensor grad_first = torch::stable::new_empty(grad, {batch, dag.layer_start[1]});
+  Tensor grad_weight = torch::stable::new_empty(grad, {dag.edges}), grad_bias = torch::stable::new_empty(grad, {dag.rows}),
+         grad_extra = torch::stable::new_empty(grad, {dag.vertices}), grad_gamma = torch::stable::new_empty(grad, {norm}),
+         grad_beta = torch::stable::new_empty(grad, {norm});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const auto at = [](Tensor& tensor) { return static_cast<T*>(tensor.data_ptr()); };
+    const deepstruct::DagGradients<T> grads{at(grad_weight), at(grad_bias), at(grad_extra),
+                                            norm ? at(grad_gamma) : nullptr, norm ? at(grad_beta) : nullptr};
+    deepstruct::dag_backward_batch<T>(dag, dag_parameters<T>(weight, bias, extra, gamma, beta, eps), data<T>(state),
+                                      data<T>(grad), batch, data<int32_t>(reads), reads.numel(), at(grad_first), grads,
+                                      kParallel);
+  };
+  grad.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
+  return {grad_first, grad_weight, grad_bias, grad_extra, grad_gamma, grad_beta};
+}
+
 deepstruct::Layout layout_of_weight(const Tensor& table, const Tensor& row_ids, const Tensor& columns,
                                     const Tensor& weight, const Tensor& values) {
   const deepstruct::Layout layout = layout_of(table, row_ids, columns);
@@ -179,4 +286,6 @@ STABLE_TORCH_LIBRARY_IMPL(deepstruct, CPU, m) {
   m.impl("read_support", TORCH_BOX(&read_support));
   m.impl("write_support", TORCH_BOX(&write_support));
   m.impl("build_layout", TORCH_BOX(&build_layout));
+  m.impl("dag_forward", TORCH_BOX(&dag_forward));
+  m.impl("dag_backward", TORCH_BOX(&dag_backward));
 }

@@ -6,6 +6,7 @@
 #ifndef DEEPSTRUCT_MASKED_KERNELS_H
 #define DEEPSTRUCT_MASKED_KERNELS_H
 
+#include "dag.h"
 #include "layout.h"
 
 namespace deepstruct {
@@ -34,6 +35,12 @@ struct Kernels {
   void (*support_vector)(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, T* grad_values);
   // out[i] = values[order[i]]
   void (*gather)(const T* values, const int32_t* order, int64_t begin, int64_t end, T* out);
+  // All layers of a directed acyclic graph for one batch tile h[vertices][..], whose layer 0 is filled in. `scratch`
+  // holds dag.widest rows forward and twice as many backward, with a norm only.
+  void (*dag_forward)(const Dag& dag, const DagParameters<T>& parameters, int units, T* h, T* scratch);
+  // grad_h holds the gradients of what was read, and gets those of every vertex; `grads` is overwritten.
+  void (*dag_backward)(const Dag& dag, const DagParameters<T>& parameters, int units, const T* h, T* grad_h,
+                       const DagGradients<T>& grads, T* scratch);
 };
 
 struct Isa {

@@ -441,9 +441,11 @@ void gather(const T* values, const int32_t* order, int64_t begin, int64_t end, T
   for (int64_t i = begin; i < end; ++i) out[i] = values[order[i]];
 }
 
+#include "dag.inl"
+
 #define TABLE(T) \
   {pack<T>,         unpack<T>,       product<T>,        scatter<T>, support<T>, \
-   product_vector<T>, scatter_vector<T>, support_vector<T>, gather<T>}
+   product_vector<T>, scatter_vector<T>, support_vector<T>, gather<T>, dag_forward<T>, dag_backward<T>}
 
 }  // namespace
 
