@@ -44,7 +44,8 @@ class Replay:
         self.generator = torch.Generator().manual_seed(seed)
         self.wanted = list(dict.fromkeys(id for _, id in record.outputs))
         self.order = needed_ops(record.values, record.ops, self.wanted, {})
-        self._level = Values(record).level
+        facts = Values(record)
+        self._level, self._random = facts.level, facts.random
         detached = [record.calls[k] for k in norms]
         detached += [c for c in record.calls if c.kind == "function" and c.name == "rms_norm"]
         if settings.normalization != "one_to_one":
@@ -56,11 +57,11 @@ class Replay:
         self._fixed = self._recorded() if smooth else {}
 
     def _recorded(self) -> dict[int, torch.Tensor]:
-        """Integers and conditions that hang on activations, as in the recorded pass."""
+        """Integers and conditions that hang on activations or were drawn, as in the recorded pass."""
         used = {v for k in self.order for v in refs_of((self.record.ops[k].args, self.record.ops[k].kwargs))}
         ids = [
             v for v in sorted(used.union(self.wanted))
-            if self._level[v] == LEVEL_DATA and not _floating(self.record.values[v].dtype)
+            if (self._level[v] == LEVEL_DATA or self._random[v]) and not _floating(self.record.values[v].dtype)
         ]  # fmt: skip
         return self.record.evaluate(ids, byte_budget=64 << 30) if ids else {}
 

@@ -34,7 +34,7 @@ class Evaluator:
         """Real values of `ids`. Raises CapacityError over budget, TraceError for weights without data."""
         graph = self.record.graph
         with _disable_current_modes(), torch.no_grad():
-            real = interpret.run(graph.values, graph.ops, ids, self._known, self.byte_budget)
+            real = interpret.run(graph.values, graph.ops, ids, self._known, self.byte_budget, seeded=True)
         for v, tensor in real.items():
             self._remember(v, tensor)
         return real

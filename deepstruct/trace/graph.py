@@ -140,7 +140,7 @@ class OpGraph:
         """
         budget = self.byte_budget if byte_budget is None else byte_budget
         with torch.no_grad():
-            return interpret.run(self.values, self.ops, list(dict.fromkeys(ids)), {}, budget)
+            return interpret.run(self.values, self.ops, list(dict.fromkeys(ids)), {}, budget, seeded=True)
 
     @property
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

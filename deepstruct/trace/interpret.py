@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -216,10 +217,14 @@ def run(
     wanted: Sequence[int],
     feeds: Feeds,
     byte_budget: int | None = None,
+    *,
+    seeded: bool = False,
 ) -> dict[int, torch.Tensor]:
     """Values of `wanted`, from `feeds` (values known beforehand) and the data of leaves.
 
     Runs only the ops that are needed and drops intermediate results after their last use.
+    With `seeded`, an op that draws random numbers draws the same ones whenever it is run, whatever else is run
+    beside it, and the generators of the process stay as they are.
     Raises CapacityError, before anything runs, when the results alive at one time exceed `byte_budget`,
     and TraceError when a leaf that is needed has no real data.
     """
@@ -245,7 +250,8 @@ def run(
     for index in order:
         op = ops[index]
         try:
-            results = execute(op, substitute(op.args, get), substitute(op.kwargs, get))
+            with _drawing(op) if seeded else nullcontext():
+                results = execute(op, substitute(op.args, get), substitute(op.kwargs, get))
         except TraceError:
             raise
         except Exception as error:
@@ -257,3 +263,14 @@ def run(
             if last[v] == index and v not in keep:
                 known.pop(v, None)
     return {v: get(v) for v in wanted}
+
+
+@contextmanager
+def _drawing(op: Op) -> Iterator[None]:
+    """Random numbers that hang on the op's place in the graph alone."""
+    if torch.Tag.nondeterministic_seeded not in getattr(op.target, "tags", ()):
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(op.index + 1)
+        yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -168,20 +168,52 @@ def random_state() -> Iterator[None]:
 
 
 def clear_leaking_caches(modules: list[nn.Module]) -> list[str]:
-    """Clears `functools.lru_cache`s, in the Python modules of the model's classes, that the pass filled.
+    """Clears `functools.lru_cache`s that the pass filled with fake tensors, and returns notes.
 
-    Fake tensors may be inside; what a cache holds cannot be seen. Returns notes.
+    Looks at the Python modules of the model's classes and at the classes themselves: functions, methods, and what
+    decorators wrapped around either. What a cache holds cannot be seen through its interface.
     """
     notes: list[str] = []
-    for name in sorted({type(m).__module__ for m in modules}):
-        scope = sys.modules.get(name)
-        if scope is None or name.startswith("torch."):
-            continue
-        for attribute, item in list(vars(scope).items()):
-            if not hasattr(item, "cache_clear") or not callable(getattr(item, "cache_info", None)):
-                continue
-            notes.extend(_clear(name, attribute, item))
+    classes = {base for m in modules for base in type(m).__mro__}
+    scopes: dict[str, Mapping[str, Any]] = {
+        f"{c.__module__}.{c.__qualname__}": vars(c) for c in classes if not _ours_or_torch(c.__module__)
+    }
+    for name in {type(m).__module__ for m in modules}:
+        if name in sys.modules and not _ours_or_torch(name):
+            scopes[name] = vars(sys.modules[name])
+    for name in sorted(scopes):
+        for attribute, item in list(scopes[name].items()):
+            for cached in _caches_of(item):
+                notes.extend(_clear(name, attribute, cached))
     return notes
+
+
+def _ours_or_torch(name: str) -> bool:
+    return name == "builtins" or name.partition(".")[0] in ("torch", "deepstruct")
+
+
+def _caches_of(item: Any) -> Iterator[Any]:
+    """The function caches that something callable is, or has in its closure."""
+    if isinstance(item, (staticmethod, classmethod)):
+        item = item.__func__
+    elif isinstance(item, property):
+        item = item.fget
+    if _is_cache(item):
+        yield item
+    elif isinstance(item, FunctionType):
+        for cell in item.__closure__ or ():
+            try:
+                inside = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+            if _is_cache(inside):
+                yield inside
+
+
+def _is_cache(item: Any) -> bool:
+    if isinstance(item, (type, ModuleType)):
+        return False
+    return callable(getattr(item, "cache_info", None)) and callable(getattr(item, "cache_clear", None))
 
 
 def _clear(name: str, attribute: str, cached: Any) -> list[str]:

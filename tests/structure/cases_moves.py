@@ -230,3 +230,45 @@ fn(
     r(2, 4),
 )
 fn("nll loss 2d", lambda x: F.nll_loss(x, torch.tensor([[[2, 0], [1, 1]]])), r(1, 3, 2, 2))
+
+# -- matrix functions, distances and windows that few models use --------------------------------------
+
+fn("cross product", lambda x, y: torch.linalg.cross(x, y), r(2, 3), r(2, 3, seed=1))
+fn("cross product along another axis", lambda x, y: torch.linalg.cross(x, y, dim=1), r(1, 3, 2), r(4, 3, 2))
+fn("cross product with a constant", lambda x: torch.cross(x, torch.tensor([[0.0, 2.0, 3.0]]), dim=1), r(1, 3))
+fn("pairwise distances", lambda x: F.pdist(x), r(4, 3))
+fn("pairwise distances of another kind", lambda x: F.pdist(x.roll(1, 1), p=3), r(3, 2))
+fn("convolution over time", lambda x, w, c: torch.conv_tbc(x, w, c, 1), r(5, 1, 2),
+   weights={"w": r(3, 2, 4), "bias": r(4)})  # fmt: skip
+fn("least squares", lambda x, y: torch.linalg.lstsq(x, y)[0], SQUARE, r(1, 3, 2), **CANCELS)
+fn("factors of a symmetric matrix", lambda x: torch.linalg.ldl_factor(x + x.mT)[0], SQUARE, replay=False)
+fn("solution by factors of a symmetric matrix", lambda x, y: torch.linalg.ldl_solve(*torch.linalg.ldl_factor(x + x.mT), y),
+   SQUARE, r(1, 3, 2), replay=False)  # fmt: skip
+fn("triangular factors", lambda x: torch.linalg.lu(x), SQUARE, **CANCELS)
+fn("solution by triangular factors", lambda x, y: torch.linalg.lu_solve(*torch.linalg.lu_factor(x), y), SQUARE,
+   r(1, 3, 2), **CANCELS)  # fmt: skip
+fn("triangles of factors", lambda x: torch.lu_unpack(x * 1.0, torch.tensor([[1, 2, 3]], dtype=torch.int32))[1:], SQUARE)
+fn("triangular_solve op", lambda x, y: aten.triangular_solve.default(y, x)[0], SQUARE, r(1, 3, 2), **CANCELS)
+fn("eigenvalues of any matrix", lambda x: torch.linalg.eigvals(x).abs(), SQUARE)
+fn("eigenvectors of any matrix", lambda x: torch.linalg.eig(x)[0].abs(), SQUARE)
+fn("eigenvalues op", lambda x: aten._linalg_eigvals.default(x), SQUARE, replay=False)
+fn("householder product", lambda x, t: torch.linalg.householder_product(x, t), r(1, 3, 2), r(1, 2), **CANCELS)
+fn("reflections of a factorisation", lambda x: torch.geqrf(x)[0], SQUARE, replay=False)
+fn("product with reflections", lambda x, t, y: torch.ormqr(x, t, y), r(3, 2), r(2), r(3, 3), **CANCELS)
+for how in ("prod", "mean", "amax", "amin"):
+    fn(f"index_reduce {how}",
+       lambda x, y, how=how: torch.index_reduce(x, 0, torch.tensor([2, 0, 2]), y, how), r(3, 2), r(3, 2, seed=1),
+       equal=how in ("prod", "mean"), why="" if how in ("prod", "mean") else "one of two is the greater")  # fmt: skip
+fn("index_reduce without what was there",
+   lambda x, y: torch.index_reduce(x, 1, torch.tensor([2, 2]), y, "mean", include_self=False), r(1, 3),
+   r(1, 2))  # fmt: skip
+FRACTION = torch.tensor([[[0.3, 0.8], [0.95, 0.1]]])
+HIDES = {"equal": False, "why": "a maximum hides the others: a test of its own has many draws"}
+fn("fractional pooling at stored places", lambda x: aten.fractional_max_pool2d.default(x, [2, 3], [3, 2], FRACTION)[0],
+   r(1, 2, 7, 6), **HIDES)  # fmt: skip
+fn("fractional pooling in three dimensions", lambda x: aten.fractional_max_pool3d.default(
+    x, [2, 1, 2], [2, 3, 2], torch.tensor([[[0.3, 0.8, 0.6]]]))[0], r(1, 1, 4, 5, 5), **HIDES)  # fmt: skip
+fn("fractional pooling to one", lambda x: aten.fractional_max_pool2d.default(x, [2, 2], [1, 2], FRACTION)[0],
+   r(1, 2, 4, 4), **HIDES)  # fmt: skip
+case("fractional pooling by chance", lambda: nn.FractionalMaxPool2d(2, output_size=3), r(1, 2, 7, 7), equal=False,
+     why="where the windows lie is drawn")  # fmt: skip

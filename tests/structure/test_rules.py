@@ -205,6 +205,30 @@ def test_positions_of_maxima_are_control() -> None:
     assert count_paths(graph) == 0
 
 
+@pytest.mark.parametrize("how", ["at stored places", "in three dimensions", "to one"])
+def test_fractional_pooling_reads_what_it_may_choose(how: str) -> None:
+    """Over many draws of the input, every element of a window is its maximum at some time, and no other ever."""
+    case = BY_NAME[f"fractional pooling {how}"]
+    check_equality(case.model(), case.inputs, smooth=False, draws=150)
+
+
+def test_fractional_pooling_by_chance_allows_every_draw() -> None:
+    from deepstruct.structure.rules.window import fractional_starts
+
+    model, (x,) = BY_NAME["fractional pooling by chance"].model(), BY_NAME["fractional pooling by chance"].inputs
+    graph = build_graph(model, x)
+    assert any("at random" in note for note in graph.notes)
+    edges = graph.edge_list()
+    pairs = set(zip(edges.source.tolist(), edges.target.tolist(), strict=True))
+    for seed in range(40):
+        torch.manual_seed(seed)
+        _, chosen = torch.nn.functional.fractional_max_pool2d(x, 2, output_size=3, return_indices=True)
+        for channel in range(2):
+            for place, pixel in enumerate(chosen[0, channel].reshape(-1).tolist()):
+                assert (channel * 49 + pixel, 98 + channel * 9 + place) in pairs
+    assert fractional_starts(7, 3, 2, torch.rand(50, dtype=torch.float64)).max() == 5
+
+
 # -- our own masked layers ----------------------------------------------------------------------------
 
 

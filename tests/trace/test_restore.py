@@ -167,6 +167,50 @@ def test_function_caches_keep_no_fake_tensors():
     assert torch.equal(model(x), torch.tensor([1.0, 5.0, 9.0]))
 
 
+def kept(function):
+    """A decorator that hides its cache in a closure, as some libraries have it."""
+    cached = functools.lru_cache(maxsize=4)(function)
+
+    @functools.wraps(function)
+    def wrapper(*args):
+        return cached(*args)
+
+    wrapper.peek = cached.cache_info
+    return wrapper
+
+
+@kept
+def hidden_table(n: int) -> torch.Tensor:
+    return torch.arange(n) * 3
+
+
+class CachedMethods(nn.Module):
+    @staticmethod
+    @functools.lru_cache(maxsize=4)
+    def shared(n: int) -> torch.Tensor:
+        return torch.ones(n)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - what is tested
+    def own(self, n: int) -> torch.Tensor:
+        return torch.ones(n) * 2
+
+    def forward(self, x):
+        return x + hidden_table(3) + self.shared(3) + self.own(3)
+
+
+def test_caches_in_closures_and_methods_keep_no_fake_tensors():
+    model, x = CachedMethods(), torch.ones(3)
+    graph = trace(model, x)
+    assert graph.mode == "fake"
+    assert sum("was cleared" in note for note in graph.notes) == 3
+    assert hidden_table.peek().currsize == 0
+    assert torch.equal(model(x), torch.tensor([4.0, 7.0, 10.0]))
+    assert hidden_table.peek().currsize == 1
+    again = trace(model, x)  # with real tensors in the caches: they stay
+    assert not any("was cleared" in note for note in again.notes)
+    assert hidden_table.peek().currsize == 1
+
+
 def test_replaced_parameter_data_is_put_back(mode):
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -2,70 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.zoo_compat import declare_torchvision_ops
+from tests.zoo.registry import ZOO, Architecture, Built, architecture, image, opened, require, tokens
 
-Built = tuple[nn.Module, Any]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A recipe for a model in evaluation mode and an input for it.
-
-    Args:
-        library: what has to be importable; "" for torch alone.
-        acyclic_first: whether the first order has no cycles (recurrent layers, where a channel reads
-            channels of its own layer at the step before, have them).
-        quotients: whether the orders are compared with brute force on the explicit graph.
-    """
-
-    name: str
-    library: str
-    build: Callable[[], Built] = field(repr=False)
-    acyclic_first: bool = True
-    quotients: bool = False
-
-    def __str__(self) -> str:
-        return self.name
-
-    def make(self) -> Built:
-        """Model and input, the same at every call. Skips the test when the library is missing."""
-        require(self.library)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model, example = self.build()
-        return model.eval(), example
-
-
-def require(library: str) -> Any:
-    """The library, or a visible skip. torchvision and timm need their operators declared beside a CPU torch."""
-    if not library:
-        return None
-    declare_torchvision_ops()
-    return pytest.importorskip(library, reason=f"{library} is not installed: no architectures of its own are built")
-
-
-ZOO: list[Architecture] = []
-
-
-def architecture(name: str, library: str = "", **traits: bool) -> Callable[[Callable[[], Built]], Callable[[], Built]]:
-    def register(build: Callable[[], Built]) -> Callable[[], Built]:
-        ZOO.append(Architecture(name, library, build, **traits))
-        return build
-
-    return register
-
-
-def image(size: int = 32, channels: int = 3) -> torch.Tensor:
-    return torch.randn(1, channels, size, size)
+__all__ = ["ZOO", "Architecture", "UNet", "bert", "llama", "require", "sizes", "thinned", "tokens"]
 
 
 # -- torch alone
@@ -332,10 +277,6 @@ def sizes(**options: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tokens(length: int = 6) -> torch.Tensor:
-    return torch.randint(3, 40, (1, length))
-
-
 def bert(**options: Any) -> Built:
     t = require("transformers")
     return t.BertModel(t.BertConfig(**sizes(**options))), {"input_ids": tokens()}
@@ -405,15 +346,6 @@ def wav2vec2() -> Built:
 
 
 # -- timm
-
-
-def opened(model: nn.Module) -> nn.Module:
-    """The model with random numbers where timm puts zeros: in heads, and in last norms of residual branches."""
-    for layer in model.modules():
-        weight = getattr(layer, "weight", None)
-        if isinstance(weight, nn.Parameter) and not bool(weight.any()):
-            nn.init.normal_(weight)
-    return model
 
 
 def _timm(name: str, size: int, **options: Any) -> Built:

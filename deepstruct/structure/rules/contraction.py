@@ -190,6 +190,21 @@ def convolution(b: Builder, node: Node) -> Signal:
     return b.conv(x.signal, weight.weight(), _shape(node), bias=bias is not None, **geometry)
 
 
+@rules.op("conv_tbc")
+def time_batch_channel(b: Builder, node: Node) -> Signal:
+    """A convolution of (time, batch, channels) with a kernel (taps, in, out): one of (batch, channels, time)."""
+    x, weight, bias, pad = node.arg(0, "self"), node.arg(1, "weight"), node.arg(2, "bias"), node.arg(3, "pad", 0)
+    if x.signal is None or weight.signal is not None:
+        return NotImplemented
+    time, batch, channels = _shape(node)
+    ref = weight.weight()
+    ref = ref._replace(tensor=ref.tensor.permute(2, 1, 0))
+    geometry = {"stride": (1,), "padding": (pad,), "dilation": (1,), "transposed": False, "output_padding": (0,)}
+    inner = x.signal.mapped(lambda t: t.permute(1, 2, 0))
+    out = b.conv(inner, ref, (batch, channels, time), bias=bias is not None, groups=1, **geometry)
+    return out.mapped(lambda t: t.permute(2, 0, 1))
+
+
 def _dynamic_convolution(b: Builder, node: Node, x: Arg, weight: Arg, geometry: dict[str, Any]) -> Signal:
     """A kernel that is an activation: structural edges from the taps, and from every entry of the kernel."""
     assert weight.signal is not None

@@ -109,6 +109,19 @@ def scatter_add(b: Builder, node: Node) -> Signal:
     return accumulate(b, start, values, places, additive=how in ("sum", "mean"))
 
 
+@rules.op("index_reduce")
+def index_reduce(b: Builder, node: Node) -> Signal:
+    """Slices joined with those at the given indices of one axis: a product, mean, maximum or minimum."""
+    base, dim, index, source, how = node.args[:5]
+    places = _positions(base.shape)
+    places = places.reshape(1) if not base.shape else places
+    places = places.index_select(dim, index.tensor().reshape(-1))
+    start = base.table()
+    if not node.arg(5, "include_self", True):
+        start = _without(start, places)
+    return accumulate(b, start, _expanded(source.table(), places.shape), places, additive=how == "mean")
+
+
 @rules.op("index_put", "_unsafe_index_put", "_index_put_impl")
 def index_put(b: Builder, node: Node) -> Any:
     """Elements written, or added, at the positions that index tensors name."""

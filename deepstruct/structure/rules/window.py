@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from deepstruct.structure.builder import Builder
@@ -58,6 +60,46 @@ def adaptive(b: Builder, node: Node) -> list[Signal | None]:
     axes: Axes = [None] * lead
     axes += [adaptive_matrix(n, m) for n, m in zip(x.shape[lead:], out[lead:], strict=True)]
     return [b.window(x, axes, additive=average)]
+
+
+def fractional_starts(n_in: int, n_out: int, kernel: int, chance: torch.Tensor) -> torch.Tensor:
+    """Where the windows of fractional pooling begin, (..., out), for numbers in [0, 1) of shape (...)."""
+    if n_out == 1:
+        return torch.full((*chance.shape, 1), n_in - kernel, dtype=torch.int64)
+    step = (n_in - kernel) / (n_out - 1)
+    start = torch.floor((torch.arange(n_out) + chance.unsqueeze(-1)) * step) - torch.floor(chance * step).unsqueeze(-1)
+    start[..., -1] = n_in - kernel
+    return start.to(torch.int64)
+
+
+@rules.op("fractional_max_pool2d", "fractional_max_pool3d")
+def fractional(b: Builder, node: Node) -> list[Signal | None]:
+    """Pooling with windows at places drawn by chance: at the stored places, or at any that may be drawn."""
+    (x,) = node.signals()[:1]
+    rank = int(node.name[-2])
+    kernel, samples, out = _full(node.arg(1, "kernel_size"), rank), node.args[3], _shape(node)
+    sizes = list(zip(x.shape[-rank:], out[-rank:], kernel, strict=True))
+    if not samples.known() or samples.data_dependent:
+        b.note("fractional pooling draws its windows at random: a unit reads what any draw would let it read")
+        axes: Axes = [None] * (len(x.shape) - rank)
+        for n, m, k in sizes:
+            chances = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+            start = fractional_starts(n, m, k, chances)  # floors differ by one at most: a fine grid meets them all
+            hit = torch.zeros(m, n, dtype=torch.bool)
+            hit[torch.arange(m)[None, :, None], (start.clamp(max=n - k)[..., None] + torch.arange(k))] = True
+            axes.append(hit)
+        return [b.window(x, axes), None]
+    chance = samples.tensor().to(torch.float64)
+    batch = chance.shape[0] * chance.shape[1]
+    place = torch.arange(batch).view(batch, *(1,) * (2 * rank))  # (batch, *out, *kernel)
+    for axis, (n, m, k) in enumerate(sizes):
+        column = rank - 1 - axis if rank == 2 else axis  # the last number is that of the rows, in two dimensions
+        start = fractional_starts(n, m, k, chance[..., column].reshape(batch))
+        line = start[..., None] + torch.arange(k)  # (batch, out, kernel)
+        shape = [batch] + [m if a == axis else 1 for a in range(rank)] + [k if a == axis else 1 for a in range(rank)]
+        place = place * n + line.view(shape)
+    targets = torch.arange(batch * math.prod(out[-rank:])).view(batch, *out[-rank:], *(1,) * rank).expand(place.shape)
+    return [b.sparse(x, out, place.reshape(-1), targets.reshape(-1), kind="window"), None]
 
 
 @rules.op("mean", "sum", "amax", "amin", "max", "min", "prod", "logsumexp", "var", "std", "var_mean", "std_mean",
