@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from deepstruct.errors import InputError
 
@@ -54,6 +54,12 @@ class CheckpointResult:
         return {row["name"]: row["value"] for row in self.rows if (row["order"], row["scope"]) == (order, "graph")}
 
 
+class _Seen(NamedTuple):
+    path: str
+    state: str
+    earlier: bool
+
+
 class BatchResults:
     """What `deepstruct.batch` returns: iterate over it to have the work done and see results as they come.
 
@@ -63,7 +69,9 @@ class BatchResults:
     def __init__(self, run: Run, store: Store, close: Callable[[], None], sinks: Sequence[Any] = ()) -> None:
         self._run, self._store, self._sinks = run, store, sinks
         self._going: Iterator[Any] | None = None
-        self._seen: list[CheckpointResult] = [self._earlier(item.path) for item in run.plan.left]
+        # Rows stay in the store: a folder of ten thousand would fill the memory with them.
+        self._seen = [_Seen(item.path, "ok", True) for item in run.plan.left]
+        self._last: CheckpointResult | None = None
         self._close: Callable[[], None] | None = close
 
     def __iter__(self) -> Iterator[CheckpointResult]:
@@ -71,7 +79,7 @@ class BatchResults:
         place = 0
         while True:
             while place < len(self._seen):
-                yield self._seen[place]
+                yield self._result(place)
                 place += 1
             if not self._advance():
                 return
@@ -89,7 +97,8 @@ class BatchResults:
     @property
     def failures(self) -> list[CheckpointResult]:
         """Checkpoints that failed or crashed."""
-        return [result for result in self.run()._seen if result.state != "ok"]
+        seen = self.run()._seen
+        return [self._result(place) for place, one in enumerate(seen) if one.state != "ok"]
 
     @property
     def summary(self) -> BatchSummary:
@@ -143,13 +152,12 @@ class BatchResults:
         except BaseException:
             self._finish()
             raise
-        if outcome.state == "same":
-            self._seen.append(self._earlier(outcome.path))
-        else:
-            self._seen.append(
-                CheckpointResult(
-                    outcome.path, outcome.state, outcome.error, outcome.step, outcome.parameters, outcome.rows
-                )
+        same = outcome.state == "same"
+        self._seen.append(_Seen(outcome.path, "ok" if same else outcome.state, same))
+        self._last = None
+        if not same:
+            self._last = CheckpointResult(
+                outcome.path, outcome.state, outcome.error, outcome.step, outcome.parameters, outcome.rows
             )
         return True
 
@@ -159,9 +167,13 @@ class BatchResults:
             done, self._close = self._close, None
             done()
 
-    def _earlier(self, path: str) -> CheckpointResult:
+    def _result(self, place: int) -> CheckpointResult:
+        """One of those that are done: the last one as it came, others from the store."""
         from deepstruct.checkpoints.store import decoded
 
+        path, _, earlier = self._seen[place]
+        if self._last is not None and place == len(self._seen) - 1:
+            return self._last
         config = self._run.config_hash
         key, state, error, step, parameters = self._store.query(
             "SELECT id, state, error, step, parameters FROM checkpoints WHERE path = ? AND config_hash = ?",
@@ -176,7 +188,7 @@ class BatchResults:
                 "provider, seconds FROM measured WHERE checkpoint = ? ORDER BY rowid", (key,),
             )
         )  # fmt: skip
-        return CheckpointResult(path, state, error, step, parameters, rows, True)
+        return CheckpointResult(path, state, error, step, parameters, rows, earlier)
 
 
 def batch(

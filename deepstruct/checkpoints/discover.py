@@ -18,7 +18,9 @@ from deepstruct.errors import CheckpointError, InputError, MissingExtraError
 from deepstruct.plugin import Registry
 
 _SURE = 20  # what a reader must score for a file of a folder to be taken for a checkpoint
-_NAMED = (*SUFFIXES, ".safetensors")
+NAMED = (*SUFFIXES, ".safetensors")
+"""What the name of a checkpoint file ends with."""
+
 _BESIDE = re.compile(
     r"(optimizer|scheduler|scaler|rng_state.*|random_states.*|training_args|loss)\.(pt|pth|bin)", re.IGNORECASE
 )
@@ -118,7 +120,7 @@ def _folder(folder: Path, registry: Registry, above: set[str], named: bool) -> I
             entries = [name for name in entries if folder / name not in taken]
         else:
             entries = [name for name in entries if not name.endswith(".distcp") and name != METADATA]
-    elif folder.suffix.lower() in _NAMED:
+    elif folder.suffix.lower() in NAMED:
         yield Found(str(folder), problem="it is a folder, though its name is that of a file")
     shards = _shards(folder, entries)
     for name in entries:
@@ -131,7 +133,7 @@ def _folder(folder: Path, registry: Registry, above: set[str], named: bool) -> I
 
 def _candidate(path: Path, registry: Registry) -> Iterator[Found]:
     """A file inside a folder: only what is named or looks like a checkpoint."""
-    named = path.suffix.lower() in _NAMED or path.name.endswith(".index.json")
+    named = path.suffix.lower() in NAMED or path.name.endswith(".index.json")
     if not named:
         try:
             mode = path.stat().st_mode
@@ -215,7 +217,7 @@ def _remote(url: str) -> Iterator[Found]:
         if glob.has_magic(path):
             listing = fs.glob(path, detail=True)
         elif fs.isdir(path):
-            listing = {name: about for name, about in fs.find(path, detail=True).items() if name.endswith(_NAMED)}
+            listing = {name: about for name, about in fs.find(path, detail=True).items() if name.endswith(NAMED)}
         else:
             listing = {path: fs.info(path)}
     except FileNotFoundError as error:

@@ -19,7 +19,7 @@ from deepstruct.metrics.base import Metric
 
 NOTE = "without a model: each weight matrix or kernel apart, at one position; nothing across layers"
 
-TOTALS = ("parameters", "weights", "nonzero_weights", "sparsity")
+TOTALS = ("weights", "nonzero_weights", "sparsity")
 """Metrics of the whole graph that hold without knowing which layer feeds which."""
 
 SPECTRA = ("layer_log10_frobenius_norm", "layer_log10_spectral_norm", "layer_stable_rank")

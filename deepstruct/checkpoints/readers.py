@@ -246,7 +246,12 @@ def _unpickled(path: Path, wanted: list[str]) -> Any:
 def _refused(path: Path, error: Exception, wanted: list[str]) -> str:
     wanted = wanted or re.findall(r"(?:GLOBAL|global:?)\s+([\w.]+\.[\w.]+)", str(error))
     if not wanted:
-        return f"{path} cannot be read as a file of torch.save: {_first_line(error)}; it may be damaged or cut short"
+        said = re.search(r"(Unsupport|Trying to|Can only|invalid load key)[^\n]*", str(error))
+        why = f" ({said[0].strip()})" if said else ""
+        return (
+            f"{path} cannot be read as a file of torch.save: it is no pickle of tensors and plain containers{why}; it "
+            "may be damaged or cut short"
+        )
     what = ", ".join(sorted(set(wanted))[:12])
     return (
         f"{path} holds pickled objects that could run code when loaded ({what}); only tensors and plain containers "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deepstruct.checkpoints.discover import Found, filesystem, member_files, natural
+from deepstruct.checkpoints.discover import NAMED, Found, filesystem, member_files
 from deepstruct.checkpoints.load import open_checkpoint
 from deepstruct.checkpoints.permissions import allowing
 from deepstruct.checkpoints.unwrap import find_state, find_step
@@ -21,6 +22,7 @@ from deepstruct.errors import CheckpointError
 from deepstruct.plugin import Registry
 
 _BLOCK = 1 << 20
+_COUNTER = re.compile(r"(?:^|[-_= ]|step|steps|epoch|ep|iter|it|ckpt|checkpoint)(\d+)$", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,15 @@ def _stamp(path: Path) -> list[tuple[int, int]]:
 
 
 def _number(name: str) -> int | None:
-    """The last number in the name of the file, else in that of its folder ("checkpoint-500/model.safetensors")."""
+    """The counter that ends the name of the file, else of its folder: "step-10.pt", "checkpoint-500/model.safetensors".
+
+    A number inside a name, or right behind other letters ("resnet18"), says something else.
+    """
     for part in reversed(name.replace("\\", "/").split("/")[-2:]):
-        numbers = [value for kind, value, _ in natural(part.partition(".")[0]) if kind]
-        if numbers and numbers[-1] < 2**62:
-            return numbers[-1]
+        stem = re.sub(rf"({'|'.join(map(re.escape, NAMED))})+$", "", part, flags=re.IGNORECASE)
+        found = _COUNTER.search(stem)
+        if found is not None and len(found[1]) < 19:
+            return int(found[1])
     return None
 
 

@@ -75,7 +75,7 @@ def wide_rows(store: Store, where: str | None = None, config: str | None = None)
         found.setdefault((key, order), {})[metric] = decoded(value, kind)
     for key in heads.keys() - {key for key, _ in found}:
         found[key, None] = {}
-    names = list(dict.fromkeys(name for row in found.values() for name in row))
+    names = list(dict.fromkeys(name for row in found.values() for name in row if name not in ABOUT))
     rows = []
     for (key, order), metrics in found.items():
         if (chosen is None or (key, order) in chosen) and config in (None, heads[key]["config_hash"]):

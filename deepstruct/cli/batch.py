@@ -81,7 +81,7 @@ def batch(sources: tuple[str, ...], **options: Any) -> int:
             "allow_torchscript", "rehash", "redo", "seed",
         )},
     )  # fmt: skip
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: workers end, the store is closed
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: workers end, the store is closed
     watch = Watch(mode, len(results))
     earlier = 0
     try:
@@ -94,6 +94,7 @@ def batch(sources: tuple[str, ...], **options: Any) -> int:
         print_summary(results.summary, earlier, str(options["out"]), watch.failures, mode)
         return 130
     finally:
+        signal.signal(signal.SIGTERM, before)
         results.close()
     print_summary(results.summary, earlier, str(options["out"]), watch.failures, mode)
     return 1 if watch.bad else 0

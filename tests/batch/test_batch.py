@@ -59,6 +59,9 @@ def test_iteration_runs_as_far_as_it_goes(runs, example) -> None:
     assert results.summary.ok == 1
     assert [os.path.basename(r.path) for r in results] == [f"step-{k}.pt" for k in range(4)]
     assert results.summary.ok == 4
+    first_again = next(iter(results))
+    assert first_again["zeroth"] == first["zeroth"]
+    assert (first_again.step, first_again.parameters, first_again.earlier) == (0, first.parameters, False)
 
 
 def test_a_run_continues_where_it_was(runs, example, tmp_path) -> None:

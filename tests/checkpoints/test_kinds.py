@@ -191,7 +191,8 @@ def test_other_dtypes_are_noted(tmp_path, dtype) -> None:
 @pytest.mark.parametrize(
     ("name", "saved", "step"),
     [("step-10.pt", {}, 10), ("step-10.pt", {"epoch": 2}, 2), ("a.pt", {"epoch": 2, "global_step": 5}, 5),
-     ("a.pt", {}, None), ("checkpoint-500/model.pt", {}, 500)],
+     ("a.pt", {}, None), ("checkpoint-500/model.pt", {}, 500), ("resnet18.pt", {}, None), ("vad_16k.pt", {}, None),
+     ("epoch=3-step=400.ckpt", {}, 400), ("7.pth.tar", {}, 7)],
 )  # fmt: skip
 def test_steps(tmp_path, name, saved, step) -> None:
     path = tmp_path / "runs" / name

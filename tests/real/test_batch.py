@@ -86,6 +86,7 @@ def test_a_model_takes_its_own_and_refuses_the_rest(folder) -> None:
     results = deepstruct.batch(folder, models.VoiceEncoder, x, metrics=["parameters", "edges"])
     states = {os.path.relpath(r.path, folder): r for r in results}
     assert [name for name, r in states.items() if r.state == "ok"] == ["pretrained.pt"]
+    assert states["pretrained.pt"].step == 1_564_501
     encoder = states["pretrained.pt"]["zeroth"]
     loss = sum(p.numel() for name, p in models.VoiceEncoder().named_parameters() if name.startswith("similarity"))
     assert encoder["parameters"] - loss == 1_423_616

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Any
 
 from deepstruct.errors import InputError
@@ -37,8 +37,8 @@ class DaskExecutor:
                 stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": options.attempts - 1}))
                 target: Any = stack.enter_context(
                     LocalCluster(
-                        n_workers=options.workers, threads_per_worker=1, processes=True, dashboard_address=None,
-                        memory_limit=options.memory or "auto", silence_logs=50,
+                        n_workers=options.workers, threads_per_worker=1, processes=True,
+                        dashboard_address="127.0.0.1:0", memory_limit=options.memory or "auto", silence_logs=50,
                     )
                 )  # fmt: skip
             else:
@@ -50,18 +50,17 @@ class DaskExecutor:
             # The work may hold a whole model: it goes to each worker once, not along with every item.
             sent = client.scatter(work, broadcast=True, hash=False)
             futures = {client.submit(_call, sent, item, threads, pure=False): k for k, item in enumerate(items)}
-            with closing(as_completed(futures, loop=client.loop, raise_errors=False)) as finished:
-                for future in finished:
-                    index = futures[future]
-                    if future.status == "finished":
-                        yield Done(index, future.result())
-                    else:
-                        error = future.exception()
-                        crashed = isinstance(error, KilledWorker)
-                        if crashed:
-                            error = RuntimeError("its workers ended, one after the other, while they worked on it")
-                        yield Done(index, error=error, crashed=crashed)
-                    future.release()
+            for future in as_completed(futures, loop=client.loop, raise_errors=False):
+                index = futures[future]
+                if future.status == "finished":
+                    yield Done(index, future.result())
+                else:
+                    error = future.exception()
+                    crashed = isinstance(error, KilledWorker)
+                    if crashed:
+                        error = RuntimeError("its workers ended, one after the other, while they worked on it")
+                    yield Done(index, error=error, crashed=crashed)
+                future.release()
 
 
 def _call(work: Work, item: Any, threads: int) -> Any:
