@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from deepstruct.errors import InputError
 from deepstruct.plugin.events import Done, Work, WorkOptions
+
+_SMALL = 1 << 20  # bytes of work that may travel with every item
 
 
 class DaskExecutor:
@@ -25,6 +29,7 @@ class DaskExecutor:
 
     def run(self, work: Work, items: Sequence[Any], options: WorkOptions) -> Iterator[Done[Any]]:
         """See `deepstruct.plugin.protocols.Executor`. A task whose workers keep dying gives a crashed `Done`."""
+        import cloudpickle
         import dask
         from distributed import Client, LocalCluster, as_completed
         from distributed.scheduler import KilledWorker
@@ -47,9 +52,11 @@ class DaskExecutor:
                 client = stack.enter_context(Client(target, timeout="30s", set_as_default=False))
             except (OSError, ValueError) as error:
                 raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
-            # The work may hold a whole model: it goes to each worker once, not along with every item.
-            sent = client.scatter(work, broadcast=True, hash=False)
-            futures = {client.submit(_call, sent, item, threads, pure=False): k for k, item in enumerate(items)}
+            payload = cloudpickle.dumps(work)
+            digest = hashlib.blake2b(payload, digest_size=16).hexdigest()
+            # Scattered data is lost when every worker that holds it dies: what is small goes along with each item.
+            sent = payload if len(payload) <= _SMALL else client.scatter(payload, broadcast=True, hash=False)
+            futures = {client.submit(_call, sent, digest, item, threads, pure=False): k for k, item in enumerate(items)}
             for future in as_completed(futures, loop=client.loop, raise_errors=False):
                 index = futures[future]
                 if future.status == "finished":
@@ -63,9 +70,16 @@ class DaskExecutor:
                 future.release()
 
 
-def _call(work: Work, item: Any, threads: int) -> Any:
+_works: dict[str, Work] = {}
+
+
+def _call(payload: bytes, digest: str, item: Any, threads: int) -> Any:
+    """One item, on a worker; the work is unpacked once in each process."""
     import torch
 
+    if digest not in _works:
+        _works.clear()
+        _works[digest] = pickle.loads(payload)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    return work(item)
+    return _works[digest](item)
