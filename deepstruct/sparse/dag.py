@@ -103,6 +103,7 @@ class DagLinear(MaskedLayer):
     edges: Tensor
     layers: Tensor
     pairs: Tensor
+    _empty_target: Tensor
 
     def __init__(
         self, structure: Structure, *, separate: bool, use_layer_norm: bool = False, init: str = "sparse",
@@ -128,6 +129,7 @@ class DagLinear(MaskedLayer):
     ) -> None:
         self.structure = structure
         self.layout = layout = lay_out(structure, self.separate, pairs)
+        self.num_vertices, self.num_rows = len(structure.layer), len(layout.target)
         tensors = layout.tensors(structure)
         for name, tensor in zip(DagTensors._fields, tensors, strict=True):
             self.register_buffer(f"_{name}", tensor.to(device), persistent=False)
@@ -142,10 +144,6 @@ class DagLinear(MaskedLayer):
     def in_features(self) -> int:
         """Vertices of layer 0."""
         return int(self.structure.layer_start[1])
-
-    @property
-    def num_vertices(self) -> int:
-        return len(self.structure.layer)
 
     def reset_parameters(self, keep_mask: bool = False) -> None:
         """Draw weights and biases uniformly from +-1 / sqrt(fan-in); unless `keep_mask`, unmask every edge.
@@ -180,11 +178,11 @@ class DagLinear(MaskedLayer):
     def forward(self, first: Tensor, reads: Tensor) -> Tensor:
         """Activations (batch, len(reads)) of vertices, given those of layer 0, (batch, in_features)."""
         self._note_input(first)
-        rows = len(self.layout.target)
+        rows = self.num_rows
         dtype = self.weight.dtype if self.weight.dtype == torch.float64 else torch.float32
         weight, bias = (self.weight * self._mask).to(dtype), self.bias.to(dtype)
         extra = weight.new_zeros(self.num_vertices)
-        if len(self._empty_target):
+        if self._empty_target.shape[0]:
             extra = extra.index_add(0, self._empty_target, bias[rows:].relu())
         norm = (self.norm_weight.to(dtype), self.norm_bias.to(dtype)) if self.use_layer_norm else None
         out = dag(first.to(dtype), weight, bias[:rows], extra, norm, self.tensors(), reads, self.eps)

@@ -18,8 +18,8 @@ class MaskableModel(MaskableModule):
     def reset_parameters(self, keep_mask: bool = False) -> None:
         """Draw all weights anew, those of norms included; unless `keep_mask`, let every connection exist again."""
         for module in self.modules():
-            if module is self:
-                continue
+            if isinstance(module, MaskableModel):
+                continue  # its layers are among the modules
             if isinstance(module, MaskedLayer):
                 module.reset_parameters(keep_mask)
             elif hasattr(module, "reset_parameters"):

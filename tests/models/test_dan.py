@@ -96,7 +96,7 @@ def test_initial_weights() -> None:
 def test_masks_are_kept_by_optimizers_and_gradients() -> None:
     model = MaskedDeepDAN(6, 4, WS)
     mask = torch.rand(len(model.hidden.weight)) < 0.6
-    model.hidden.mask = mask
+    model.hidden.mask = mask.clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     before = model.hidden.weight.detach().clone()
     for _ in range(5):
@@ -170,7 +170,7 @@ def test_precision_and_devices(name: str) -> None:
         torch.testing.assert_close(model(torch.ones(shape)).float(), out, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("name", ["ffn", "separate", "sum-norm"])
+@each_model
 def test_compiles_without_graph_breaks(name: str) -> None:
     make, shape = MODELS[name]
     model, x = make(), torch.randn(shape)
