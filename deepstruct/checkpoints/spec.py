@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -54,7 +55,8 @@ class BatchSpec:
         if self.model is None:
             return None
         if isinstance(self.model, nn.Module):
-            model = self.model
+            # The caller's module keeps its mode.
+            model = copy.deepcopy(self.model) if any(m.training for m in self.model.modules()) else self.model
         elif isinstance(self.model, str):
             from deepstruct.factory import build_model
 

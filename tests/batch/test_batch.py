@@ -45,6 +45,14 @@ def test_rows_are_those_of_analyze(runs, example) -> None:
         assert (result.step, result.parameters) == (k, sum(p.numel() for p in model.parameters()))
 
 
+def test_a_model_that_is_given_stays_as_it_is(runs, example) -> None:
+    model = Small().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    deepstruct.batch(runs(2), model, example, metrics=["edges"]).run()
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
 def test_weights_of_one_checkpoint_leave_no_trace_in_the_next(runs, example) -> None:
     folder = runs(3)
     forward = deepstruct.batch(folder, Small, example).rows()
