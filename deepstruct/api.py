@@ -372,8 +372,3 @@ def _check_weights(model: nn.Module) -> None:
                 f"{name!r} is a quantised tensor ({tensor.dtype}): quantised weights need a plugin with rules for "
                 "their layers; or analyse the model before quantisation"
             )
-        if tensor.is_complex() and name in dict(model.named_parameters()):
-            raise InputError(
-                f"parameter {name!r} is complex ({tensor.dtype}): complex weights have no structure rules. Store real "
-                "and imaginary parts as two real parameters, or supply a rule for the layer by a plugin"
-            )

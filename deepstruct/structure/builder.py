@@ -13,6 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from deepstruct.errors import StructureError
 from deepstruct.structure.mask import Mask
+from deepstruct.structure.node import MODULUS
 from deepstruct.structure.operand import CONST, MASKED, ZERO, Operand
 from deepstruct.structure.operators import (
     Conv,
@@ -141,6 +142,8 @@ class Builder:
         """Append an edge operator; operators are swept in the order in which they are added."""
         path, op, call = self.where
         operator.name, operator.call = path or op, call
+        if operator.weight is not None and operator.weight.key[0] == MODULUS:
+            self.note("complex weights stand for their moduli: one edge each, as a complex activation is one unit")
         self.operators.append(operator)
 
     def is_view(self, signal: Signal) -> bool:

@@ -19,6 +19,8 @@ from deepstruct.trace.opgraph import Call, Op, Ref, Value
 if TYPE_CHECKING:
     from deepstruct.trace import OpGraph
 
+MODULUS = "modulus"
+"""First in the keys of weights that are moduli of complex ones."""
 LEVEL_CONSTANT, LEVEL_CONTROL, LEVEL_DATA = 0, 1, 2
 _RANDOM = ("bernoulli", "rand", "randn", "randint", "randperm", "uniform", "normal", "exponential", "multinomial",
            "native_dropout", "rand_like", "randn_like", "log_normal", "geometric", "cauchy")  # fmt: skip
@@ -38,6 +40,7 @@ class Values:
         self._cache: OrderedDict[int, torch.Tensor] = OrderedDict()
         self._cached_bytes = 0
         self._twins: dict[int, torch.Tensor] = {}
+        self._moduli: dict[int, torch.Tensor] = {}
 
     def _levels(self) -> tuple[list[int], list[bool]]:
         graph = self.graph
@@ -138,7 +141,7 @@ class Values:
         return found
 
     def weight(self, id: int) -> WeightRef:
-        """The stored weights behind a value; tied ones share their key."""
+        """The stored weights behind a value; tied ones share their key. Complex ones are there by their moduli."""
         leaves = self.leaves(id)
         parameters = frozenset(i for i in leaves if self.graph.values[i].kind == "parameter")
         if not self.known(id):
@@ -151,9 +154,26 @@ class Values:
         for leaf in parameters:
             data = self.graph.values[leaf].data
             if data is not None and data.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
+                if tensor.is_complex():
+                    return WeightRef((MODULUS, leaf), self._modulus(leaf, tensor))
                 return WeightRef(("parameter", leaf), tensor)
+        if tensor.is_complex():
+            tensor = tensor.abs()
+            return WeightRef((MODULUS, parameters or leaves, tensor.shape, tensor.stride()), tensor, bool(parameters))
         key = ("computed", parameters or leaves, tuple(tensor.shape), tensor.stride())
         return WeightRef(key, tensor, bool(parameters))
+
+
+    def _modulus(self, leaf: int, view: torch.Tensor) -> torch.Tensor:
+        """A view of a complex parameter, of the moduli; all views of one parameter share them."""
+        data = self.graph.values[leaf].data
+        assert data is not None
+        if leaf not in self._moduli:
+            self._moduli[leaf] = data.detach().abs()
+        whole = self._moduli[leaf]
+        if whole.stride() != data.stride() or whole.storage_offset():  # laid out anew
+            return view.abs()
+        return whole.as_strided(view.shape, view.stride(), view.storage_offset() - data.storage_offset())
 
 
 _PICKED_MOVES = frozenset({

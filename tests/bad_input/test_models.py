@@ -177,13 +177,6 @@ def test_an_op_without_a_rule(name, custom, refused, analysed):
 # -- weights
 
 
-def test_complex_weights(refused):
-    model = nn.Sequential(nn.Linear(4, 3, dtype=torch.complex64))
-    refused(
-        InputError, model, torch.randn(1, 4, dtype=torch.complex64), "'0.weight'", "complex64", "two real parameters"
-    )
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
 def test_dynamically_quantised_weights(refused):
     quantization = pytest.importorskip("torch.ao.quantization")

@@ -272,3 +272,10 @@ fn("fractional pooling to one", lambda x: aten.fractional_max_pool2d.default(x, 
    r(1, 2, 4, 4), **HIDES)  # fmt: skip
 case("fractional pooling by chance", lambda: nn.FractionalMaxPool2d(2, output_size=3), r(1, 2, 7, 7), equal=False,
      why="where the windows lie is drawn")  # fmt: skip
+
+# -- complex weights ----------------------------------------------------------------------------------
+
+COMPLEX = torch.complex(r(2, 3), r(2, 3, seed=1))
+case("complex linear", lambda: nn.Linear(3, 4, dtype=torch.complex64), COMPLEX)
+fn("complex einsum", lambda x, w: torch.einsum("bi,kio->bko", torch.fft.fft(x), torch.view_as_complex(w)).abs(), r(1, 3),
+   weights={"w": r(2, 3, 2, 2)})  # fmt: skip

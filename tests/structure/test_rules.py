@@ -229,6 +229,25 @@ def test_fractional_pooling_by_chance_allows_every_draw() -> None:
     assert fractional_starts(7, 3, 2, torch.rand(50, dtype=torch.float64)).max() == 5
 
 
+def test_complex_weights_are_their_moduli() -> None:
+    """One edge for each complex weight that is not zero, tied views of it once, and a note that says so."""
+    layer = nn.Linear(3, 2, bias=False, dtype=torch.complex64)
+    with torch.no_grad():
+        layer.weight[0, 1] = 0
+        layer.weight[1, 2] = 3 - 4j
+    graph = build_graph(layer, torch.randn(1, 3, dtype=torch.complex64))
+    edges = graph.edge_list()
+    assert (graph.num_nodes, graph.num_edges, graph.num_weights, graph.num_nonzero_weights) == (5, 5, 6, 5)
+    assert any("moduli" in note for note in graph.notes)
+    pairs = zip(edges.source.tolist(), edges.target.tolist(), strict=True)
+    by_pair = dict(zip(pairs, edges.weight.tolist(), strict=True))
+    assert by_pair[2, 4] == pytest.approx(5.0)
+    assert (1, 3) not in by_pair
+    assert build_graph(layer, torch.randn(1, 3, dtype=torch.complex64), threshold=4.9).num_edges == 1
+    twice = Fn(lambda x, w: (x @ w, x @ w.T), w=r(3, 3)).to(torch.complex64)
+    assert build_graph(twice, torch.randn(1, 3, dtype=torch.complex64)).num_weights == 9
+
+
 # -- our own masked layers ----------------------------------------------------------------------------
 
 

@@ -59,7 +59,6 @@ def _analyse(model: Any, example: Any, orders: Sequence[str], metrics: Sequence[
         result["errors"]["structure"] = _reason(error)
         return
     result["trace"] = base.context.trace.mode
-    result["notes"] = list(base.notes)
     for order in orders:
         try:
             report = deepstruct.analyze(base, orders=order, metrics=metrics, progress=False, max_memory=4 << 30)

@@ -37,7 +37,7 @@ def addmm(b: Builder, node: Node) -> Signal:
     if constant or beta == 0:
         if inner is None:
             return Signal(torch.full(shape, ZERO if beta == 0 else CONST))
-        masks = constant and beta != 0 and start.known() and not start.data_dependent
+        masks = constant and beta != 0 and start.known() and not start.data_dependent and not start.dtype.is_complex
         masked = start.tensor() * beta <= b.settings.mask_threshold if masks else None
         return inner if masked is None or not bool(masked.any()) else inner.filled(masked, MASKED)
     first = start.signal.mapped(lambda t: t.expand(shape))
