@@ -1,112 +1,69 @@
 """Forward and backward of linear layers, dense, masked and sparse, interleaved in one run.
 
-    python benchmarks/masked/bench_linear.py --table       the rows of docs/masked-layers.md
-    python benchmarks/masked/bench_linear.py --quick       a part of the grid
-    python benchmarks/masked/bench_linear.py --threads 2   the whole grid (long)
+    python -m benchmarks.masked.bench_linear                    the whole grid, on one thread and on two (hours)
+    python -m benchmarks.masked.bench_linear --budget 200       as many of its missing cases as fit into 200 seconds
+    python -m benchmarks.masked.bench_linear --table            the rows of docs/masked-layers.md, measured anew
+    python -m benchmarks.masked.bench_linear --report           table and picture of what is there
 
-The peers sparseprop and sparselab take part if they can be imported. Times are the CPU time of this process
+Every case that is done is in benchmarks/results/masked.json and is not measured again (unless --again): the grid can
+be run in pieces. The peers are built on first use (see field.find_peers). Times are the CPU time of this process
 (wall time with several threads), the best of a number of rounds; a round times every contestant once.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deepstruct.sparse import MaskedLinearLayer, SparseLinear, extension
+from benchmarks.masked import field, report
+from deepstruct.sparse import extension
 
-SHAPES = [(784, 100), (1024, 1024), (4096, 4096), (4096, 1024)]
+SHAPES = [(784, 100), (1024, 1024), (4096, 1024), (4096, 4096)]
 BATCHES = [1, 16, 64, 256, 1024]
 SPARSITIES = [0.5, 0.8, 0.9, 0.95, 0.99]
-TABLE = [
-    (4096, 4096, 256, 0.9),
-    (4096, 4096, 256, 0.99),
-    (1024, 1024, 256, 0.9),
-    (4096, 4096, 1, 0.9),
-    (4096, 4096, 64, 0.5),
-    (4096, 4096, 256, 0.5),
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "masked.json"
+Case = tuple[int, int, int, float, int]  # out, in, batch, sparsity, threads
+TABLE: list[Case] = [
+    (4096, 4096, 256, 0.9, 1),
+    (4096, 4096, 256, 0.99, 1),
+    (1024, 1024, 256, 0.9, 1),
+    (4096, 4096, 1, 0.9, 1),
+    (4096, 4096, 64, 0.5, 1),
+    (4096, 4096, 256, 0.5, 1),
+    (4096, 4096, 256, 0.9, 2),
+    (4096, 4096, 256, 0.99, 2),
 ]
 
 
-class Contestant(NamedTuple):
-    run: Callable[[Tensor], Tensor]
-    parameters: list[nn.Parameter]
+def key(case: Case) -> str:
+    out, inputs, batch, sparsity, threads = case
+    return f"{inputs}->{out}, batch {batch}, sparsity {sparsity}, {threads} threads"
 
 
-def contestants(weight: Tensor, mask: Tensor) -> dict[str, Contestant]:
-    """Every way to compute x (W * M)', by name. `weight` is zero where `mask` is false."""
-    out, inputs = weight.shape
-    dense, eager = (nn.Parameter(weight.clone()) for _ in range(2))
-    csr = nn.Parameter(weight.to_sparse_csr())
-    masked = MaskedLinearLayer(inputs, out, bias=False)
-    with torch.no_grad():
-        masked.weight.copy_(weight)
-        masked.mask[:] = mask
-    sparse = SparseLinear.from_dense(weight, mask)
-    found = {
-        "dense": Contestant(lambda x: nn.functional.linear(x, dense), [dense]),
-        "masked eager": Contestant(lambda x: nn.functional.linear(x, eager * mask), [eager]),
-        "torch CSR": Contestant(lambda x: torch.sparse.mm(csr, x.T).T, [csr]),
-        "MaskedLinearLayer": Contestant(masked, list(masked.parameters())),
-        "SparseLinear": Contestant(sparse, list(sparse.parameters())),
-    }
-    for name, make in (("sparseprop", _sparseprop), ("sparselab", _sparselab)):
-        peer = make(weight)
-        if peer is not None:
-            found[name] = peer
-    return found
-
-
-def _sparseprop(weight: Tensor) -> Contestant | None:
-    try:
-        import backend  # the name under which sparseprop installs its extension
-        import sparseprop
-
-        sparseprop.backend = backend
-        from sparseprop.modules import SparseLinear as Peer
-    except ImportError:
-        return None
-    layer = Peer(weight)
-    return Contestant(layer, [layer.W_val])
-
-
-def _sparselab(weight: Tensor) -> Contestant | None:
-    try:
-        import numpy
-        import sparselab
-    except ImportError:
-        return None
-    # It draws its own structure: give it ours, so that everybody computes the same product.
-    layer = sparselab.SparseLinear(weight.shape[1], weight.shape[0], bias=False, sparsity=0.99)
-    layer._csr = sparselab.PaddedCSR.from_dense(weight)
-    layer._values = nn.Parameter(torch.from_numpy(numpy.asarray(layer._csr.values)))
-    return Contestant(layer, [layer._values])
-
-
-def measure(
-    out: int, inputs: int, batch: int, sparsity: float, rounds: int, threads: int, seconds: float
-) -> dict[str, tuple[float, float]]:
+def measure(case: Case, rounds: int, seconds: float) -> dict[str, tuple[float, float]]:
     """Milliseconds of forward, and of forward and backward, by contestant."""
+    out, inputs, batch, sparsity, threads = case
+    torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter
     generator = torch.Generator().manual_seed(0)
     mask = torch.rand(out, inputs, generator=generator) >= sparsity
     weight = torch.randn(out, inputs, generator=generator) * inputs**-0.5 * mask
     x = torch.randn(batch, inputs, generator=generator).requires_grad_()
     grad = torch.randn(batch, out, generator=generator)
-    field = contestants(weight, mask)
+    running = field.contestants(weight, mask)
     wanted = nn.functional.linear(x, weight).detach()
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in field}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
     begin = time.perf_counter()
     for number in range(rounds + 1):
-        for name, (run, parameters) in list(field.items()):
+        for name, (run, parameters) in list(running.items()):
             x.grad = None
             for parameter in parameters:
                 parameter.grad = None
@@ -118,7 +75,7 @@ def measure(
                 end = clock()
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 print(f"{name} drops out: {type(error).__name__}: {str(error)[:100]}", file=sys.stderr)
-                del field[name], times[name]
+                del running[name], times[name]
                 continue
             if number == 0:  # the first round warms up, and is where results are compared
                 torch.testing.assert_close(y.detach(), wanted, rtol=1e-3, atol=1e-3, msg=f"{name} is wrong")
@@ -130,53 +87,44 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, help="only cases of so many threads")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=30, help="at most, about, for each case")
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--csv", help="write every time here")
+    parser.add_argument("--seconds", type=float, default=20, help="at most, about, for each case")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")
+    parser.add_argument("--table", action="store_true", help="measure the cases of the table again, and no others")
+    parser.add_argument("--again", action="store_true", help="measure cases that are there already, too")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    grid = [(o, i, b, s) for i, o in SHAPES for b in BATCHES for s in SPARSITIES]
-    if options.table:
-        grid = TABLE
-    elif options.quick:
-        grid = [
-            case for case in grid if case[0] < 4096 and case[2] in (16, 256) and case[3] in (0.5, 0.9, 0.99)
-        ]
-    print(
-        f"torch {torch.__version__}, kernels {extension.isa()}, {options.threads} threads; "
-        "milliseconds are forward / forward + backward"
-    )
-    rows, slower = [], []
-    for out, inputs, batch, sparsity in grid:
-        times = measure(out, inputs, batch, sparsity, options.rounds, options.threads, options.seconds)
-        shown = "  ".join(f"{name} {t[0]:.2f}/{t[1]:.2f}" for name, t in times.items())
-        print(f"{inputs}->{out}, batch {batch}, sparsity {sparsity}\n  {shown}")
-        both = {name: t[1] for name, t in times.items()}
-        peers = [both[name] for name in ("sparseprop", "sparselab") if name in both]
-        for ours in ("SparseLinear", "MaskedLinearLayer"):
-            line = f"  {ours}: {both['dense'] / both[ours]:.2f} over dense"
-            line += f", {both['masked eager'] / both[ours]:.2f} over masked eager"
-            print(
-                line + (f", {min(peers) / both[ours]:.2f} over the better peer" if peers else ""), flush=True
-            )
-        slower.append(both["masked eager"] / both["MaskedLinearLayer"])
-        case = (inputs, out, batch, sparsity, options.threads)
-        rows += [(*case, name, *t) for name, t in times.items()]
-    print(
-        f"MaskedLinearLayer over masked eager: worst {min(slower):.2f}, "
-        f"median {statistics.median(slower):.2f} of {len(slower)} cases"
-    )
-    if options.csv:
-        with open(options.csv, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("in", "out", "batch", "sparsity", "threads", "layer", "forward_ms", "both_ms"))
-            writer.writerows(rows)
+    begin = time.perf_counter()
+    found: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
+    if not options.report:
+        field.find_peers()
+        grid = [(o, i, b, s, t) for t in (1, 2) for i, o in SHAPES for b in BATCHES for s in SPARSITIES]
+        # The cases of the table come first, then what is quick.
+        grid = TABLE if options.table else TABLE + sorted(set(grid) - set(TABLE), key=lambda c: c[0] * c[1] * c[2])
+        for case in grid:
+            known = key(case) in found and not options.again and not options.table
+            if known or (options.threads and case[4] != options.threads):
+                continue
+            if time.perf_counter() - begin > options.budget:
+                break
+            times = measure(case, options.rounds, options.seconds)
+            found[key(case)] = {
+                "case": case, "kernels": extension.isa(), "torch": torch.__version__, "milliseconds": times
+            }  # fmt: skip
+            options.results.write_text(json.dumps(found, indent=1))
+            print(report.line(found[key(case)]), flush=True)
+    slower = report.over_eager(list(found.values()))
+    if slower:
+        print(
+            f"MaskedLinearLayer over masked eager: worst {min(slower):.2f}, "
+            f"median {statistics.median(slower):.2f} of {len(slower)} cases"
+        )
+    folder = options.results.parent
+    (folder / "masked.md").write_text(report.table(list(found.values())))
+    report.picture(list(found.values()), folder / "masked.png")
 
 
 if __name__ == "__main__":
