@@ -25,9 +25,9 @@ from deepstruct.sparse import extension
 SIZES = (256, 1024)
 BATCHES = (1, 32, 256)
 DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
-SMALLEST = 64 * 1024  # weights; below, calling costs more than multiplying
+SMALLEST = 128 * 1024  # weights; below, calling costs more than multiplying
 WIDE = 512  # output channels of a convolution
-MARGIN = 1.1
+MARGIN = 1.15
 Table = dict[str, float]
 
 

@@ -68,6 +68,46 @@ def test_the_built_layout_is_the_reference_layout(shape, block):
     layout.check(*built[:3])
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(0, 600),
+    cols=st.integers(0, 300),
+    density=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    strided=st.booleans(),
+)
+def test_dense_weights_are_read_and_written_on_the_support(rows, cols, density, dtype, strided):
+    mask, weight, _ = random_case(rows, cols, 0, density, dtype)
+    structure, where = of_mask(mask)
+    given_weight = weight.T.contiguous().T if strided else weight
+    values = torch.ops.deepstruct.read_support(given_weight, *structure[:3])
+    assert torch.equal(values, weight.reshape(-1)[where])
+    out = torch.full_like(weight, torch.nan)
+    torch.ops.deepstruct.write_support(values, *structure[:3], out)
+    assert torch.equal(out, torch.where(mask, weight, 0.0))
+
+
+def test_opcheck_of_reading_and_writing():
+    mask, weight, _ = random_case(20, 30, 0, 0.3, torch.float32)
+    structure, _ = of_mask(mask)
+    values = torch.ops.deepstruct.read_support(weight, *structure[:3])
+    torch.library.opcheck(torch.ops.deepstruct.read_support, (weight, *structure[:3]))
+    torch.library.opcheck(torch.ops.deepstruct.write_support, (values, *structure[:3], weight.clone()))
+
+
+@needs_extension
+def test_the_kernels_refuse_weights_that_do_not_fit():
+    mask, weight, _ = random_case(20, 30, 0, 0.3, torch.float32)
+    structure, _ = of_mask(mask)
+    values = torch.ops.deepstruct.read_support(weight, *structure[:3])
+    with pytest.raises(RuntimeError, match="of the structure's size"):
+        torch.ops.deepstruct.read_support(weight[:10], *structure[:3])
+    with pytest.raises(RuntimeError, match="of the structure's size"):
+        torch.ops.deepstruct.write_support(values, *structure[:3], weight.double())
+    with pytest.raises(RuntimeError, match="as many values"):
+        torch.ops.deepstruct.write_support(values[1:], *structure[:3], weight)
+
+
 @pytest.mark.parametrize("batch", [1, 5, 20])
 def test_gradcheck(batch):
     mask, weight, x = random_case(7, 9, batch, 0.4)
