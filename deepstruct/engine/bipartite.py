@@ -208,7 +208,9 @@ def singular_values(
     if top.value <= 0 or top.vector is None:
         return Singular(0.0, 0.0, 0.0, True)
     bound = tolerance * top.value
-    second = extreme(apply, start, deflate=[top.vector], steps=steps, accept=lambda value: bound)
+    # of its own: where a double value lives on few nodes, |start| can be start itself, and nothing would be left of it
+    other = torch.randn(start.numel(), generator=torch.Generator().manual_seed(1), dtype=start.dtype)
+    second = extreme(apply, other, deflate=[top.vector], steps=steps, accept=lambda value: bound)
     return Singular(
         top.value**0.5, min(_root(second.value, top.value), top.value**0.5),
         max(top.residual, second.residual) / top.value, top.converged and second.converged,

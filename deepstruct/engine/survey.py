@@ -49,8 +49,8 @@ def survey(steps: Steps, seeds: torch.Tensor, direction: Direction = "both") -> 
                 here = steps.graph.spaces[k].slots
                 bits = popcount(wave.fresh[here])
                 reached[here] += bits
-                total[here] += bits * float(wave.distance)
-                inverse[here] += bits / float(wave.distance)
+                total[here] += bits.to(torch.float64) * wave.distance
+                inverse[here] += bits.to(torch.float64) / wave.distance
         rows.append(found)
     deepest = max((len(found) for found in rows), default=1)
     levels = [np.pad(np.array(found, np.int64).T, ((0, 0), (0, deepest - len(found)))) for found in rows]

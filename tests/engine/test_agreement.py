@@ -1,4 +1,7 @@
-"""Where several analyzers offer a metric they agree, on hundreds of generated nets."""
+"""Where several analyzers offer a metric they agree, on a hundred generated nets at every order.
+
+tests/brute compares the operator analyzer with brute force on more of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from deepstruct.metrics.base import AnalysisContext
 from deepstruct.plugin.current import get_host
 from tests.random_nets import random_net
 
-SEEDS = range(240)
+SEEDS = range(120)
+FEW = {"removal_repeats": 1, "removal_fractions": (0.3,)}  # attack curves would take most of the time
 INEXACT = {"communities", "modularity"}  # two heuristics that may find different partitions
 
 
@@ -51,17 +55,17 @@ def _same(a, b):
     return np.allclose(np.asarray(a, float), np.asarray(b, float), rtol=1e-9, atol=1e-9, equal_nan=True)
 
 
-@pytest.mark.parametrize("chunk", range(12))
+@pytest.mark.parametrize("chunk", range(6))
 def test_analyzers_agree(chunk):
     compared = 0
-    for seed in list(SEEDS)[chunk::12]:
-        model, x = random_net(seed)
+    for seed in list(SEEDS)[chunk::6]:
+        model, x = random_net(seed, (4, 4, 5))
         zeroth = deepstruct.extract(model, x)
         order = ("zeroth", "first", "second", "third")[seed % 4]
         graph = zeroth if order == "zeroth" else zeroth.quotient(order)
-        if graph.num_edges > 2000:
+        if graph.num_edges > 1000:
             continue
-        context = AnalysisContext()
+        context = AnalysisContext(settings=FEW)
         by = {name: _measure(graph, name, context) for name in ("operator", "igraph", "networkx")}
         for first, second in (("operator", "igraph"), ("igraph", "networkx")):
             for name in by[first].keys() & by[second].keys() - INEXACT:

@@ -122,7 +122,7 @@ def _classes(pattern, weighted):
 @pytest.mark.parametrize("chunk", range(6))
 def test_layers_equal_dense_singular_values(chunk):
     compared = 0
-    for graph in small_graphs(range(chunk, 72, 6), 400):
+    for graph in small_graphs(range(chunk, 24, 6), 400):
         view = OperatorAnalyzer().prepare(graph, AnalysisContext(settings={"max_iterations": 1000}))
         explicit = _explicit_layers(graph)
         found = {m.name: of_view(view, ramanujan, m.name) for m in ramanujan.METRICS
@@ -151,7 +151,7 @@ def test_layers_equal_dense_singular_values(chunk):
                 first, second = _sigma(weighted)
                 assert found["layer_weighted_gap"].value[name] == pytest.approx(first - second, rel=1e-4, abs=1e-5)
         assert all(value.converged for value in found.values())
-    assert compared > 50
+    assert compared > 30
 
 
 def test_random_graph_bound():

@@ -18,9 +18,8 @@ from deepstruct.metrics.base import AnalysisContext
 from tests.engine.spectra import dense, giant, measure, of_view, small_graphs
 
 
-@pytest.mark.parametrize("chunk", range(6))
-def test_whole_graph(chunk):
-    for graph in small_graphs(range(chunk, 60, 6)):
+def test_whole_graph():
+    for graph in small_graphs(range(8)):
         matrix = dense(graph)
         matrix = matrix + matrix.T
         degree = matrix.sum(1)

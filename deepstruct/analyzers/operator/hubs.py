@@ -13,7 +13,7 @@ from deepstruct.analyzers.operator.stored import weighted_operators
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import budget
 from deepstruct.engine.bipartite import Unrolled
-from deepstruct.engine.lanczos import extreme
+from deepstruct.engine.lanczos import Apply, extreme
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import Measured, Metric
 
@@ -37,10 +37,7 @@ def _layers(view: OperatorView) -> dict[str, _Layer]:
             budget.check()
             layer = Unrolled(view.graph, ops)
             ones = layer.backward(torch.ones(layer.right, dtype=torch.float64)).clamp(max=1)  # hubs have an edge
-            found = extreme(
-                lambda x, layer=layer: layer.backward(layer.forward(x)), ones, steps=run.steps,
-                tolerance=run.tolerance, vector=True,
-            )  # fmt: skip
+            found = extreme(_gram(layer), ones, steps=run.steps, tolerance=run.tolerance, vector=True)
             if found.value <= 0 or found.vector is None:
                 continue  # no edge
             hubs = found.vector * torch.sign(found.vector.sum())
@@ -54,6 +51,10 @@ def _layers(view: OperatorView) -> dict[str, _Layer]:
         return out
 
     return once(view, "hubs of layers", compute)
+
+
+def _gram(layer: Unrolled) -> Apply:
+    return lambda x: layer.backward(layer.forward(x))
 
 
 def _scaled(scores: torch.Tensor) -> torch.Tensor:

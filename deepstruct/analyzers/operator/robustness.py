@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from deepstruct.analyzers.operator.memo import steps
+from deepstruct.analyzers.operator.memo import once, steps
 from deepstruct.analyzers.operator.sampling import sample
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import brandes
@@ -42,7 +42,8 @@ def _paths(view: OperatorView) -> npt.NDArray[np.float64]:
 def _betweenness(view: OperatorView) -> npt.NDArray[np.float64]:
     """Betweenness from sampled sources (all nodes where there are no more than that), after Brandes."""
     walk = steps(view, "betweenness")
-    return view.nodes(brandes.dependencies(walk, sample(view).slots))
+    chosen = once(view, "sample", lambda: sample(view))
+    return view.nodes(once(view, "dependencies", lambda: brandes.dependencies(walk, chosen.slots)))
 
 
 SCORES: dict[str, Callable[[OperatorView], npt.NDArray[np.float64] | npt.NDArray[np.int64]] | None] = {
