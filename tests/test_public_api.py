@@ -17,7 +17,9 @@ MODULES = (
     "deepstruct",
     "deepstruct.errors",
     "deepstruct.plugin",
+    "deepstruct.plugin.events",
     "deepstruct.plugin.hookspecs",
+    "deepstruct.plugin.protocols",
     "deepstruct.pruning",
     "deepstruct.checkpoints",
     "deepstruct.metrics.base",
@@ -25,6 +27,7 @@ MODULES = (
     "deepstruct.structure.graph",
     "deepstruct.structure.rules",
     "deepstruct.testing",
+    "deepstruct.testing.pytest_plugin",
     "deepstruct.trace",
 )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class WorkOptions:
 
 
 @dataclass(frozen=True)
-class Done(Generic[T]):
+class Done(Generic[_T]):
     """One item of work that is done: either `value`, or the `error` that ended it.
 
     `index` is the position of the item among those that were handed in. `crashed` is True when no error
@@ -110,7 +110,7 @@ class Done(Generic[T]):
     """
 
     index: int
-    value: T | None = None
+    value: _T | None = None
     error: BaseException | None = None
     crashed: bool = False
 

@@ -288,7 +288,7 @@ def test_options_of_metrics() -> None:
 
 
 def test_plugins_are_named_in_many_ways() -> None:
-    module = SimpleNamespace(__name__="package.mine", deepstruct_metrics=hookimpl(list))
+    module = SimpleNamespace(__name__="package.mine", deepstruct_metrics=hookimpl(returns([])))
     assert repr(plugin_checks(module)[0]) == "mine: loads"
     assert repr(plugin_checks(Good)[0]) == "Good: loads"
     with pytest.raises(PluginError, match="no installed plugin is called 'nothing'"):
