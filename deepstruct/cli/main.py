@@ -15,7 +15,9 @@ from deepstruct.cli.batch import batch
 from deepstruct.cli.build_ext import build_ext
 from deepstruct.cli.demo import demo
 from deepstruct.cli.doctor import doctor
+from deepstruct.cli.draw import draw
 from deepstruct.cli.drift import drift
+from deepstruct.cli.plugin_new import plugin
 from deepstruct.cli.plugins import plugins
 from deepstruct.cli.results import results
 from deepstruct.errors import DeepstructError
@@ -70,8 +72,10 @@ cli.add_command(analyze)
 cli.add_command(batch)
 cli.add_command(results)
 cli.add_command(plugins)
+cli.add_command(plugin)
 cli.add_command(doctor)
 cli.add_command(drift)
+cli.add_command(draw)
 cli.add_command(demo)
 cli.add_command(build_ext)
 

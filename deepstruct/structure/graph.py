@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import igraph
     import networkx
     import scipy.sparse
+
+    from deepstruct.report.draw import Drawing
 
 
 @dataclass(eq=False)
@@ -441,6 +444,25 @@ class StructureGraph:
         from deepstruct.structure.reweigh import reweighted
 
         return reweighted(self, weights, threshold=threshold, density=density)
+
+    def draw(self, path: str | Path | None = None, *, kind: str = "auto", columns: int | None = None) -> Drawing:
+        """A picture: layers or cells from top to bottom, or a matrix or strips where there are many nodes.
+
+        Args:
+            path: a file to write it to, .svg, .png or .pdf.
+            kind: "layered" (a box for each node), "matrix" (who reads whom, in cells), "strips" (degrees of the
+                units of each layer), or "auto": layered at second and third order, else what fits.
+            columns: of a layered drawing, how many columns a deep network is folded into; None chooses.
+
+        Notebooks show what is returned. Raises InputError for more nodes or another file ending than can be drawn,
+        and MissingExtraError without matplotlib.
+        """
+        from deepstruct.report.draw import draw
+
+        drawing = draw(self, kind, columns)
+        if path is not None:
+            drawing.save(path)
+        return drawing
 
     @classmethod
     def from_networkx(

@@ -26,6 +26,7 @@ class Space:
         live: boolean per slot, False where there is no unit (a constant row, a masked score); None if all are.
         call, position: index of the call, and of the op, of the trace that created it.
         node_names: names of the units, where they have some (graphs that were not made from a model).
+        members: at second and third order, names of the spaces of the order below that it stands for.
         value: of a source, the value of the trace whose elements its units are.
     """
 
@@ -41,6 +42,7 @@ class Space:
     position: int = 0
     node_names: list[str] | None = None
     value: int | None = None
+    members: tuple[str, ...] = ()
     scores: Scores | None = None
 
     @property

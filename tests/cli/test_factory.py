@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from deepstruct.factory import build_model
 from deepstruct.errors import InputError
+from deepstruct.factory import build_model
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def by_layer(graph: StructureGraph) -> Partition:
         if graph.nodes_in(space):
             kind = space.kind if space.is_source else "layer"
             groups.append(Group(space.name, space.path, kind, torch.tensor([space.index]), space.call,
-                                space.position, [space.name]))  # fmt: skip
+                                space.position, [space.name], (space.name,)))  # fmt: skip
     return labels, groups, {"second order": "a node is a layer: the units that one operation created"}
 
 
@@ -62,7 +62,8 @@ def by_cell(
         if members:
             first = members[0]
             kind = "source" if all(s.is_source for s in members) else "cell"
-            groups.append(Group(name, first.path, kind, torch.tensor([label]), first.call, first.position, [name]))
+            groups.append(Group(name, first.path, kind, torch.tensor([label]), first.call, first.position, [name],
+                                tuple(s.name for s in members)))  # fmt: skip
     text = "a node is a module call" if partition is None else "a node is a cell of the partition that was given"
     if partition is None:
         text += f" at depth {depth}, or the stretch of functional ops between two such calls"

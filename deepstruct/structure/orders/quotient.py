@@ -33,6 +33,7 @@ class Group:
     call: int
     position: int
     names: list[str] | None = None
+    members: tuple[str, ...] = ()
 
 
 def quotient(graph: StructureGraph, order: str, **options: Any) -> StructureGraph:
@@ -156,7 +157,7 @@ def _assemble(
         g = groups[k]
         offsets[k] = total
         spaces.append(Space(len(spaces), g.name, g.path, g.kind, (g.labels.numel(),), total, call=g.call,
-                            position=g.position, node_names=g.names))  # fmt: skip
+                            position=g.position, node_names=g.names, members=g.members))  # fmt: skip
         total += g.labels.numel()
     place = {k: i for i, k in enumerate(ranked)}
     operators: list[EdgeOperator] = []
