@@ -284,7 +284,11 @@ class Builder:
                 here = operator.touches(torch.ones(source.shape, dtype=torch.bool) if valid is None else valid)
                 live = live | (here.transpose(-1, -2) if swap else here)
             self.add(operator)
-        return self.signal(space, live, ZERO)
+        out = self.signal(space, live, ZERO)
+        if live is None or bool(live.all()):
+            return out
+        constant = ~live & _met(solid[0], solid[1]).expand(space.shape)  # of constants alone, but not of zeros
+        return Signal(out.index.masked_fill(constant, CONST)) if bool(constant.any()) else out
 
     def attention(
         self, query: Signal | None, key: Signal | None, value: Signal | None, keep: torch.Tensor | None,
@@ -498,6 +502,18 @@ def _mask(keep: torch.Tensor | None, rows: int, columns: int) -> Mask | None:
     if keep is None or bool(keep.all()):
         return None
     return Mask(keep.expand(*keep.shape[:-2], rows, columns))
+
+
+def _met(left: torch.Tensor | None, right: torch.Tensor | None) -> torch.Tensor:
+    """Boolean, broadcastable to (*batch, rows, outer): some term of the product has no zero in it (None: nowhere)."""
+    if left is None and right is None:
+        return torch.ones((), dtype=torch.bool)
+    if left is None:
+        assert right is not None
+        return right.any(-2, keepdim=True)
+    if right is None:
+        return left.any(-1, keepdim=True)
+    return (left.to(torch.float32) @ right.to(torch.float32)) > 0
 
 
 def _solid(builder: Builder, signal: Signal | None, zeros: torch.Tensor | None) -> torch.Tensor | None:

@@ -279,3 +279,12 @@ COMPLEX = torch.complex(r(2, 3), r(2, 3, seed=1))
 case("complex linear", lambda: nn.Linear(3, 4, dtype=torch.complex64), COMPLEX)
 fn("complex einsum", lambda x, w: torch.einsum("bi,kio->bko", torch.fft.fft(x), torch.view_as_complex(w)).abs(), r(1, 3),
    weights={"w": r(2, 3, 2, 2)})  # fmt: skip
+
+# -- constants inside of products of activations ------------------------------------------------------
+
+ONES = torch.ones(1, 2)
+fn("a product of constants is a constant", lambda x, y: (torch.cat([ONES, x]) @ torch.cat([ONES, x]).T) * y, r(2, 2),
+   r(3, 3))  # fmt: skip
+fn("a product of zeros is zero", lambda x, y: (torch.cat([0 * ONES, x]) @ torch.cat([ONES, x]).T) * y, r(2, 2), r(3, 3))
+fn("a product of halves", lambda x, y: (torch.cat([torch.tensor([[1.0, 0.0]]), x]) @ torch.cat(
+    [torch.tensor([[0.0, 1.0]]), x]).T) * y, r(2, 2), r(3, 3))  # fmt: skip

@@ -34,7 +34,6 @@ SHAPED: dict[str, dict[str, Any]] = {
                "patch_sizes": [7, 3, 3, 3], "mlp_ratios": [2, 2, 2, 2]},
     "glpn": {"num_attention_heads": [1, 2, 2, 2], "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1],
              "mlp_ratios": [2, 2, 2, 2]},
-    "cvt": {"embed_dim": [8, 8, 16], "num_heads": [1, 2, 2], "depth": [1, 1, 2]},
     "levit": {"num_attention_heads": [2, 2, 2], "image_size": 64, "hidden_sizes": [16, 16, 32], "depths": [1, 1, 1],
               "key_dim": [4, 4, 4], "patch_size": 16},
     "hiera": {"image_size": [32, 32], "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "query_stride": [2, 2],
@@ -56,7 +55,7 @@ SHAPED: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 4, "head_dim": 8, "expand": 2, "n_groups": 1},
     "mpnet": {"relative_attention_num_buckets": 32}, "lilt": {"channel_shrink_ratio": 2, "hidden_size": 24},
 }  # fmt: skip
-SAMPLE = frozenset({"swinv2", "mamba2", "segformer", "vision-text/clip", "patchtst", "encodec"})
+SAMPLE = frozenset({"swinv2", "mamba2", "segformer", "clip", "vit_mae", "patchtst", "encodec"})
 
 for _kind, _options in SHAPED.items():
     architecture(f"transformers/{_kind}", "transformers", into=WIDE, sample=_kind in SAMPLE)(
@@ -116,12 +115,6 @@ def vilt() -> Built:
 def lxmert() -> Built:
     model = _auto("lxmert", l_layers=1, x_layers=1, r_layers=1, visual_feat_dim=8)
     return model, {"input_ids": tokens(), "visual_feats": torch.randn(1, 3, 8), "visual_pos": torch.rand(1, 3, 4)}
-
-
-@more("bros")
-def bros() -> Built:
-    model = _auto("bros", dim_bbox=8, bbox_scale=100.0, hidden_size=32, dim_bbox_projection=8)
-    return model, {"input_ids": tokens(), "bbox": torch.rand(1, 6, 8)}
 
 
 @more("whisper")
