@@ -77,7 +77,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return torch.promote_types(x.dtype, weight.dtype)
 
