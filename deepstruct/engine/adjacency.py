@@ -106,9 +106,27 @@ def ones_on_nodes(graph: StructureGraph, dtype: torch.dtype = torch.float64) -> 
 def symmetric_action(
     graph: StructureGraph, x: torch.Tensor, *, mode: WeightMode = "pattern", structural: bool = True
 ) -> torch.Tensor:
-    """(A + A') x: sums over all neighbors, direction dropped. A self-loop counts twice, as in a degree."""
-    forward = adjacency_action(graph, x, mode=mode, structural=structural)
-    return forward.add_(adjacency_action(graph, x, transpose=True, mode=mode, structural=structural))
+    """(A + A') x: sums over all neighbors, direction dropped. A self-loop counts twice, as in a degree.
+
+    Both directions of an operator one after the other, into one vector: only the in-edges of a part are handed on to
+    its sum, and nothing but the sum reads a part.
+    """
+    own = has_vector_entry(graph)
+    x = vectors.converted(x, x.dtype if x.is_floating_point() else torch.float64)
+    x.masked_fill_(~own, 0)
+    spread_to_parts(graph, x)
+    semiring = Counting(x.dtype, mode)
+    out = vectors.full(x.numel(), x.dtype)
+    for op in graph.operators:
+        budget.check()
+        wanted = structural or op.weighted
+        if isinstance(op, Identity):
+            _identity(op, x, out, False, wanted)
+            _identity(op, x, out, True, wanted)
+        elif wanted:
+            spread(graph, op, op.source.gather(x), out, semiring)
+            spread(graph, op, op.target.gather(x), out, semiring, transpose=True)
+    return out.masked_fill_(~own, 0)
 
 
 def _identity(op: Identity, x: torch.Tensor, out: torch.Tensor, transpose: bool, wanted: bool) -> None:

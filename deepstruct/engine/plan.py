@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from deepstruct.structure.operators import Conv, EdgeOperator, Matmul, Separable, Sparse, WeightMode, WeightRef, alive
-from deepstruct.structure.operators.base import weights_in
+from deepstruct.structure.operators.base import as_numbers
 
 Window = tuple[int, int, int, int, int, int]  # reader, read, taps, stride, padding, dilation
 _POINT: Window = (1, 1, 1, 1, 0, 1)
@@ -123,13 +123,14 @@ def values(op: EdgeOperator, plan: Plan, transpose: bool, mode: WeightMode, dtyp
     if key not in plan.values:
         assert op.weight is not None
         [only] = plan.passes[transpose, True]
-        numbers = weights_in(op.weight, mode, dtype, getattr(op, "threshold", 0.0))
+        tensor = op.weight.tensor.detach()
         if isinstance(op, Sparse):
-            numbers = numbers[alive(op.weight.tensor, op.threshold)]
-        elif isinstance(op, Matmul) and _outer_first(op.weight.tensor):
-            numbers = numbers.T
+            tensor = tensor[alive(tensor, op.threshold)]
+        elif isinstance(op, Matmul) and _outer_first(tensor):
+            tensor = tensor.T
+        # the entries are edges, so no weight among them is cut; the others are never made into numbers
         index = torch.from_numpy(only.pattern.weight_index).to(torch.int64)
-        plan.values[key] = numbers.reshape(-1)[index].contiguous()
+        plan.values[key] = as_numbers(tensor.reshape(-1)[index], mode, dtype).contiguous()
     return plan.values[key]
 
 

@@ -39,7 +39,11 @@ SETTINGS: tuple[Setting, ...] = (
         'created the unit), "channel", or one whole number for each node',
     ),
     Setting("clusters", 12, "groups that the spectral clustering of clusterability looks for"),
-    Setting("max_floods", 2000, "components that are flooded one by one before the operator analyzer gives up"),
+    Setting(
+        "max_floods", 2000,
+        "components that are flooded one by one, where attention scores are implicit, before the operator analyzer "
+        "gives up",
+    ),
 )
 
 

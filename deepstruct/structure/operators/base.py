@@ -115,12 +115,14 @@ def weights_in(ref: WeightRef, mode: WeightMode, dtype: torch.dtype, threshold: 
             "the model's weights have no values (they are on the meta device), and this needs their magnitudes: load "
             "weights into the model first"
         )
-    values = tensor.detach().to(torch.float64).to(dtype)
-    if mode == "abs":
-        values = values.abs()
-    elif mode == "square":
-        values = values.square()
+    values = as_numbers(tensor.detach(), mode, dtype)
     return values if threshold <= 0 else torch.where(alive(tensor, threshold), values, 0)
+
+
+def as_numbers(weights: torch.Tensor, mode: WeightMode, dtype: torch.dtype) -> torch.Tensor:
+    """Weights that are edges as numbers of the given mode, which is not "pattern"."""
+    values = weights.to(torch.float64).to(dtype)
+    return values.abs() if mode == "abs" else values.square() if mode == "square" else values
 
 
 def alive(tensor: torch.Tensor, threshold: float) -> torch.Tensor:
