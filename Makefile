@@ -5,12 +5,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+PLUGINS := .venv-plugins
 JOBS ?= 2
 PYTEST ?= $(BIN)/pytest -q -n $(JOBS) --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check native sanitize lint format docs bench clean
+.PHONY: help demo test check native plugins sanitize lint format docs bench clean
 
 help:
 	@echo "make demo    set up, train and prune two networks on real digits, measure every checkpoint"
@@ -19,12 +20,13 @@ help:
 	@echo "make docs    run the examples of README.md and docs/"
 	@echo "make bench   run the benchmarks make clean   remove .venv and everything built"
 	@echo "make native  build and test the C++ kernels      make sanitize  the same under ASan and UBSan"
+	@echo "make plugins install the plugins of plugins/ into .venv-plugins and run their tests"
 
 demo: $(VENV)/base.stamp
 	$(BIN)/deepstruct demo
 
 # pytest comes last, so that its summary is what a log ends with.
-test: $(VENV)/dev.stamp lint native
+test: $(VENV)/dev.stamp lint native plugins
 	OMP_NUM_THREADS=1 $(PYTEST) tests
 
 lint: $(VENV)/dev.stamp
@@ -45,6 +47,12 @@ native: $(VENV)/dev.stamp
 		$(BIN)/cmake --build build/cmake && \
 		$(BIN)/ctest --test-dir build/cmake --output-on-failure -j $(JOBS); \
 	fi
+
+# The plugins of this repository, each with its own tests, in an environment of their own.
+plugins: $(PLUGINS)/done.stamp
+	@for tests in plugins/*/tests; do echo "== $$tests"; \
+		OMP_NUM_THREADS=1 $(PLUGINS)/bin/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir $$tests $$tests \
+		|| exit 1; done
 
 sanitize: $(VENV)/dev.stamp
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_BUILD_TYPE=Debug -DDEEPSTRUCT_SANITIZE=ON \
@@ -82,6 +90,11 @@ $(VENV)/dev.stamp: $(VENV)/base.stamp requirements/dev.txt requirements/zoo.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/zoo.txt
 	@touch $@
 
+$(PLUGINS)/done.stamp: $(VENV)/dev.stamp requirements/plugins.txt plugins/environment.py \
+		$(wildcard plugins/*/pyproject.toml plugins/*/*/*.py)
+	$(BIN)/python plugins/environment.py $(PLUGINS) build/plugin-packages
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PLUGINS) build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -67,6 +67,10 @@ ORDERS = "zeroth,first,second,third"
 @click.option("--seed", default=0, show_default=True, help="For random weights and inputs.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report as JSON.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write the report as HTML.")
+@click.option(
+    "--render", "documents", multiple=True, metavar="[RENDERER=]FILE",
+    help="Write a document by a renderer (text, json, html, or a plugin's); without a name, by the suffix.",
+)
 @click.option("--quiet", is_flag=True, help="Print no table.")
 def analyze(model: str, **options: Any) -> None:
     """Measure the structure of a model at up to four orders.
@@ -84,7 +88,8 @@ def analyze(model: str, **options: Any) -> None:
     args, kwargs = parse_inputs(options["inputs"], options["dtype"], options["seed"])
     prefer = _preferences(options["prefer"])
     chosen = parse_settings(options["given"])
-    for path in (options["json_path"], options["html_path"]):
+    documents = [(name or None, Path(path)) for name, _, path in (d.rpartition("=") for d in options["documents"])]
+    for path in (options["json_path"], options["html_path"], *(path for _, path in documents)):
         _check_writable(path)
     built = build_model(model, options["seed"])
     if options["weights"] is not None:
@@ -124,6 +129,9 @@ def analyze(model: str, **options: Any) -> None:
     if options["html_path"] is not None:
         report.to_html(options["html_path"])
         click.echo(f"wrote {options['html_path']}", err=True)
+    for renderer, path in documents:
+        report.save(path, renderer)
+        click.echo(f"wrote {path}", err=True)
 
 
 def _preferences(values: tuple[str, ...]) -> dict[str, str] | list[str] | None:

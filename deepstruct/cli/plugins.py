@@ -59,6 +59,8 @@ def _table(records: list[PluginRecord]) -> None:
     for record in records:
         if record.error:
             console.print(f"{record.name}: {record.error}", markup=False, highlight=False, soft_wrap=True)
+        for warning in record.warnings:
+            console.print(f"{record.name}: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check(host: Host, name: str, as_json: bool) -> None:
@@ -77,6 +79,8 @@ def _check(host: Host, name: str, as_json: bool) -> None:
         for problem in [*record.failed_hooks.values()] or [record.error]:
             if problem:
                 click.echo(f"  problem      {problem}")
+        for warning in record.warnings:
+            click.echo(f"  warning      {warning}")
         if record.details:
             click.echo()
             click.echo(record.details.rstrip())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deepstruct.checkpoints.readers import deepstruct_checkpoint_readers
 from deepstruct.plugin import Host, use_host
 
 
@@ -93,7 +94,7 @@ def test_check_of_an_unknown_name(spawn, site) -> None:
 def test_check_in_json_counts_what_is_contributed(run) -> None:
     result = run("plugins", "--check", "checkpoints.readers", "--json")
     assert result.code == 0
-    assert json.loads(result.out)["contributes"] == {"readers": 2}
+    assert json.loads(result.out)["contributes"] == {"readers": len(deepstruct_checkpoint_readers())}
 
 
 def test_hook_commands(spawn, site) -> None:
@@ -150,3 +151,30 @@ def test_an_unknown_command(run) -> None:
         result = run("analyse")
     assert result.code == 2
     assert "No such command" in result.err
+
+
+def test_documents_by_renderers(run, model_file, tmp_path) -> None:
+    from deepstruct import hookimpl
+
+    class Names:
+        name, suffixes = "names", (".names",)
+
+        def render(self, report):
+            return ",".join(row.name for row in report.rows)
+
+    class Plugin:
+        @hookimpl
+        def deepstruct_renderers(self):
+            return [Names()]
+
+    arguments = ("analyze", f"{model_file}:build", "--orders", "zeroth", "--metrics", "nodes,edges", "--quiet")
+    files = {name: tmp_path / name for name in ("a.names", "b.json", "c.odd")}
+    with use_host(Host([("names", Plugin())], entry_points=False)):
+        result = run(
+            *arguments, "--render", files["a.names"], "--render", files["b.json"], "--render", f"text={files['c.odd']}"
+        )
+        assert result.code == 0, result.err
+        assert run(*arguments, "--render", f"pdf={tmp_path / 'x'}").code == 2
+    assert files["a.names"].read_text() == "nodes,edges"
+    assert json.loads(files["b.json"].read_text())
+    assert "nodes" in files["c.odd"].read_text()

@@ -1,0 +1,3 @@
+"""Adapter layers of the peft package for deepstruct; `deepstruct_peft.plugin` has the hooks."""
+
+from __future__ import annotations
