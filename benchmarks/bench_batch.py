@@ -84,15 +84,15 @@ class ResNet18(nn.Module):
 NETS = {"LeNet-5": (LeNet, (1, 1, 28, 28)), "ResNet-18 at 32x32": (ResNet18, (1, 3, 32, 32))}
 
 
-def write_checkpoints(folder: Path, factory: type[nn.Module], count: int) -> None:
-    """A pruned training in pictures: other weights in each file, sparser and sparser."""
+def write_checkpoints(folder: Path, factory: type[nn.Module], count: int, pruned: bool) -> None:
+    """A training that leaves other weights in each file; `pruned`: with more and more zeros, up to about a fifth."""
     state = {key: value.clone() for key, value in factory().state_dict().items()}
     for k in range(count):
         with torch.no_grad():
             for value in state.values():
                 if value.is_floating_point() and value.dim() > 1:
                     value += 0.01 * torch.randn_like(value) * (value != 0)
-                    value *= torch.rand_like(value) > 1 / (4 * count)
+                    value *= torch.rand_like(value) > (1 / (4 * count) if pruned else -1)
         torch.save(state, folder / f"step-{k}.pt")
 
 
@@ -151,21 +151,24 @@ def main() -> None:
     torch.set_num_threads(1)
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
-        for net, count in (("LeNet-5", options.lenet), ("ResNet-18 at 32x32", options.resnet)):
+        todo = (("LeNet-5", options.lenet), ("ResNet-18 at 32x32", options.resnet))
+        for (net, count), pruned in itertools.product(todo, (False, True)):
             if not count:
                 continue
-            folder = Path(place) / net.split("-")[0]
+            folder = Path(place) / f"{net.split('-')[0]}-{'pruned' if pruned else 'dense'}"
             folder.mkdir()
-            write_checkpoints(folder, NETS[net][0], count)
+            write_checkpoints(folder, NETS[net][0], count, pruned)
             rates = {}
             for workers in (int(text) for text in options.workers.split(",")):
                 row = run(folder, net, workers)
                 rates[workers] = row["rate"]
                 found.append(row)
                 gain = f", {row['rate'] / rates[1]:.2f} x one" if workers > 1 and 1 in rates else ""
-                print(f"{net}: {count} checkpoints, {row['values']} values each, {workers} worker(s): "
+                row["pruned"] = pruned
+                kind = "pruned" if pruned else "dense"
+                print(f"{net}, {kind}: {count} checkpoints, {row['values']} values each, {workers} worker(s): "
                       f"{row['rate']:.2f}/s{gain} ({row['first']:.1f} s to the first)", flush=True)  # fmt: skip
-            if options.watched:
+            if options.watched and not pruned:
                 peer = watch(folder, net, options.watched)
                 few = Path(place) / f"{folder.name}-few"
                 few.mkdir()

@@ -119,9 +119,14 @@ def test_tensorboard(example, tmp_path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("zeroth/edges")] == [(0, edges), (1, edges)]
 
 
-def test_lightning(example, tmp_path, monkeypatch) -> None:
-    if importlib.util.find_spec("torchvision") is not None:  # it is imported along
+def torchvision_imports() -> None:
+    """Trainers import torchvision where it is installed."""
+    if importlib.util.find_spec("torchvision") is not None:
         declare_torchvision_ops()
+
+
+def test_lightning(example, tmp_path, monkeypatch) -> None:
+    torchvision_imports()
     lightning = pytest.importorskip("pytorch_lightning")
     monkeypatch.chdir(tmp_path)
 
@@ -152,6 +157,7 @@ def test_lightning(example, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.zoo
 def test_transformers(tmp_path) -> None:
+    torchvision_imports()
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
 

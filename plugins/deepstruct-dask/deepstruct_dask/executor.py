@@ -28,18 +28,17 @@ class DaskExecutor:
         return None
 
     def run(self, work: Work, items: Sequence[Any], options: WorkOptions) -> Iterator[Done[Any]]:
-        """See `deepstruct.plugin.protocols.Executor`. A task whose workers keep dying gives a crashed `Done`."""
+        """See `deepstruct.plugin.protocols.Executor`. What keeps ending its workers gives a crashed `Done`."""
         import cloudpickle
         import dask
         from distributed import Client, LocalCluster, as_completed
-        from distributed.scheduler import KilledWorker
 
         threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
         address = options.extra.get("scheduler")
         with ExitStack() as stack:
             if address is None:
-                # How often a task may take its worker along is asked when the scheduler starts.
-                stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": options.attempts - 1}))
+                # Asked when the scheduler starts: what takes its worker along is tried again by us, alone.
+                stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
                 target: Any = stack.enter_context(
                     LocalCluster(
                         n_workers=options.workers, threads_per_worker=1, processes=True,
@@ -56,18 +55,44 @@ class DaskExecutor:
             digest = hashlib.blake2b(payload, digest_size=16).hexdigest()
             # Scattered data is lost when every worker that holds it dies: what is small goes along with each item.
             sent = payload if len(payload) <= _SMALL else client.scatter(payload, broadcast=True, hash=False)
-            futures = {client.submit(_call, sent, digest, item, threads, pure=False): k for k, item in enumerate(items)}
+
+            def submit(index: int) -> Any:
+                return client.submit(_call, sent, digest, items[index], threads, pure=False)
+
+            futures = {submit(k): k for k in range(len(items))}
+            suspects: list[int] = []
             for future in as_completed(futures, loop=client.loop, raise_errors=False):
-                index = futures[future]
-                if future.status == "finished":
-                    yield Done(index, future.result())
-                else:
-                    error = future.exception()
-                    crashed = isinstance(error, KilledWorker)
-                    if crashed:
-                        error = RuntimeError("its workers ended, one after the other, while they worked on it")
-                    yield Done(index, error=error, crashed=crashed)
+                done = _done(futures[future], future)
                 future.release()
+                if done.crashed:
+                    suspects.append(done.index)
+                else:
+                    yield done
+            # A worker takes every task along that waits on it: which one is the culprit is told by running them alone.
+            for index in suspects:
+                for _ in range(max(1, options.attempts - 1)):
+                    done = _done(index, _waited(submit(index)))
+                    if not done.crashed:
+                        break
+                yield done
+
+
+def _waited(future: Any) -> Any:
+    from distributed import wait
+
+    wait([future])
+    return future
+
+
+def _done(index: int, future: Any) -> Done[Any]:
+    from distributed.scheduler import KilledWorker
+
+    if future.status == "finished":
+        return Done(index, future.result())
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return Done(index, error=RuntimeError("each worker that worked on it ended"), crashed=True)
+    return Done(index, error=error)
 
 
 _works: dict[str, Work] = {}
