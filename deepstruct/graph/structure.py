@@ -152,7 +152,7 @@ def _edge_list(edges: Any) -> Parts:
             f"{type(edges).__name__} ({error})"
         ) from error
     numbers = all(isinstance(v, (int, np.integer)) for v in seen)
-    names: list[Hashable] = sorted(seen) if numbers else list(seen)  # type: ignore[type-var]
+    names: list[Hashable] = sorted(seen) if numbers else list(seen)
     position = {v: i for i, v in enumerate(names)}
     return names, _array([(position[u], position[v]) for u, v in pairs]), True
 

@@ -192,12 +192,10 @@ class DagLinear(MaskedLayer):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A checkpoint may hold other edges between the same vertices: they are checked and taken over."""
-        stored = [state_dict.get(prefix + name) for name in ("edges", "layers", "pairs")]
-        own = (self.edges, self.layers, self.pairs)
-        if all(isinstance(t, Tensor) for t in stored):
-            same = all(a.shape == b.shape and torch.equal(a.to(b.device), b) for a, b in zip(stored, own, strict=True))
-            if not same:
-                self.take_over(*stored)
+        names, own = ("edges", "layers", "pairs"), (self.edges, self.layers, self.pairs)
+        stored: list[Tensor] = [state_dict[prefix + name] for name in names if prefix + name in state_dict]
+        if len(stored) == len(own) and not all(map(_same, stored, own)):
+            self.take_over(*stored)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def take_over(self, edges: Tensor, layers: Tensor, pairs: Tensor) -> None:
@@ -243,3 +241,7 @@ class DagLinear(MaskedLayer):
         """Mean number of edges into a vertex above layer 0."""
         upper = self.num_vertices - self.in_features
         return len(self.weight) / upper if upper else math.nan
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.to(b.device), b)

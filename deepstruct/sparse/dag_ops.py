@@ -197,9 +197,11 @@ def _gradient(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...
 
 def _gradient_twice(grad: Tensor, first: Tensor, rest: list[Tensor], eps: float) -> list[Tensor | None]:
     """The gradient as something that can be differentiated again: through the tensor operations."""
-    *parameters, layer_start, vertex_row, row_start, cols, reads = rest
-    inputs = [first, *parameters]
-    out = reference(first, *parameters, layer_start, vertex_row, row_start, cols, eps)  # type: ignore[arg-type]
+    weight, bias, extra, gamma, beta, layer_start, vertex_row, row_start, cols, reads = rest
+    inputs = [first, weight, bias, extra, gamma, beta]
+    out = reference(
+        first, weight, bias, extra, gamma, beta, layer_start, vertex_row, row_start, cols, eps
+    )
     wanted = [t for t in inputs if t.requires_grad]
     found = iter(
         torch.autograd.grad(

@@ -20,10 +20,11 @@ class MaskableModel(MaskableModule):
         for module in self.modules():
             if isinstance(module, MaskableModel):
                 continue  # its layers are among the modules
+            reset = getattr(module, "reset_parameters", None)
             if isinstance(module, MaskedLayer):
                 module.reset_parameters(keep_mask)
-            elif hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            elif callable(reset):
+                reset()
 
     @property
     def maskable_children(self) -> Iterator[MaskedLayer]:
