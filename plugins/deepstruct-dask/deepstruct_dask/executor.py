@@ -71,25 +71,18 @@ class DaskExecutor:
             # A worker takes every task along that waits on it: which one is the culprit is told by running them alone.
             for index in suspects:
                 for _ in range(max(1, options.attempts - 1)):
-                    done = _done(index, _waited(submit(index)))
+                    done = _done(index, submit(index))
                     if not done.crashed:
                         break
                 yield done
 
 
-def _waited(future: Any) -> Any:
-    from distributed import wait
-
-    wait([future])
-    return future
-
-
 def _done(index: int, future: Any) -> Done[Any]:
     from distributed.scheduler import KilledWorker
 
-    if future.status == "finished":
+    error = future.exception()  # waits until the task is over
+    if error is None:
         return Done(index, future.result())
-    error = future.exception()
     if isinstance(error, KilledWorker):
         return Done(index, error=RuntimeError("each worker that worked on it ended"), crashed=True)
     return Done(index, error=error)
