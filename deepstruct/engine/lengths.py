@@ -22,18 +22,6 @@ _EXACT = 2.0**53  # float64 holds every whole number below
 _LARGE = 2.0**600
 
 
-def length_mean(graph: StructureGraph) -> float:
-    """Mean number of edges of a path from a source to an output, each path counted once.
-
-    Dual numbers: every unit holds the number of paths to it and the sum of their lengths. Raises MetricError where
-    there is no path.
-    """
-    (count, total), _ = flow_totals(graph, 2, _one_longer)
-    if count <= 0:
-        raise MetricError("no path leads from an input to an output")
-    return total / count
-
-
 def length_moments(graph: StructureGraph) -> tuple[float, float]:
     """Mean and variance of the number of edges of a path from a source to an output, each path counted once.
 
@@ -48,13 +36,10 @@ def length_moments(graph: StructureGraph) -> tuple[float, float]:
 
 
 def _one_longer(op: EdgeOperator, parts: Sequence[torch.Tensor], transpose: bool) -> list[torch.Tensor]:
-    count, first, *second = (carry(op, part, _COUNT, transpose=transpose) for part in parts)
+    count, first, second = (carry(op, part, _COUNT, transpose=transpose) for part in parts)
     step = count if (kept := is_edge(op)) is None else count * kept  # what is part of a sum is no edge away from it
-    found = [count, first + step]
-    if second:
-        twice = first if kept is None else first * kept
-        found.append(second[0] + 2 * twice + step)
-    return found
+    twice = first if kept is None else first * kept
+    return [count, first + step, second + 2 * twice + step]
 
 
 def length_shares(graph: StructureGraph) -> dict[int, float]:

@@ -80,12 +80,8 @@ def _choice_mean(view: OperatorView) -> float:
 # -- of all paths
 
 
-def _mean_length(view: OperatorView) -> float:
-    return lengths.length_mean(view.graph)
-
-
-def _length_variance(view: OperatorView) -> float:
-    return lengths.length_moments(view.graph)[1]
+def _moment(which: int) -> Callable[[OperatorView], float]:
+    return lambda view: once(view, "length moments", lambda: lengths.length_moments(view.graph))[which]
 
 
 def _length_shares(view: OperatorView) -> str:
@@ -144,8 +140,8 @@ METRICS: list[Metric] = [
     _shared("path_centrality", _centrality("pattern")),
     _shared("path_entropy", _choice),
     _shared("path_entropy_mean", _choice_mean),
-    _shared("path_length_mean", _mean_length),
-    _shared("path_length_variance", _length_variance),
+    _shared("path_length_mean", _moment(0)),
+    _shared("path_length_variance", _moment(1)),
     _own("path_centrality_max", _largest_share,
          "Largest path_centrality of a hidden node (neither input nor output): what the loss of one costs at most."),
     _own("weighted_path_centrality", _centrality("abs"), scope="node", orders=("zeroth",),
