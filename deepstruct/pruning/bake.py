@@ -98,8 +98,16 @@ def _dressed(new: nn.Module, layer: nn.Module) -> nn.Module:
 
 
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the plain model, zeros where weights are masked; the model is left as it is."""
-    return dict(bake(model).state_dict())
+    """The state dict of the plain model, zeros where weights are masked and no masks; the model is left as it is."""
+    plain = bake(model)
+    masks = _mask_keys(plain)
+    return {key: value for key, value in plain.state_dict().items() if key not in masks}
+
+
+def _mask_keys(model: nn.Module) -> set[str]:
+    """Keys of the masks of masked layers."""
+    layers = ((path, m) for path, m in model.named_modules(remove_duplicate=False) if isinstance(m, MaskedLayer))
+    return {f"{path}._mask" if path else "_mask" for path, _ in layers}
 
 
 def load_dense(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
@@ -108,8 +116,9 @@ def load_dense(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = 
     Raises CheckpointError for keys that are missing or unexpected (unless not `strict`) and for other shapes, before
     anything has changed.
     """
-    slots = _slots(model)
+    slots, masks = _slots(model), _mask_keys(model)
     problems = []
+    state = {key: value for key, value in state.items() if key not in masks}
     for key, value in state.items():
         if key not in slots:
             problems += [f"unexpected {key!r}"] if strict else []
@@ -153,7 +162,7 @@ def _slots(model: nn.Module) -> dict[str, Any]:
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is None or name in module._non_persistent_buffers_set:
                 continue
-            if isinstance(module, tuple(_PLAIN)) and name == "_mask":
+            if isinstance(module, MaskedLayer) and name == "_mask":
                 continue
             mask = module.mask if isinstance(module, MaskedLayer) and name == "weight" else None
             found[start + name] = (tensor, mask)

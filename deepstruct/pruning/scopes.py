@@ -12,7 +12,14 @@ from deepstruct.pruning.protocols import Density, Group, Tensors
 
 
 class Base:
-    """The best single weights of each group."""
+    """The best single weights of each group.
+
+    Args:
+        density: of the whole, for uses without a schedule (`Rewire(init=ERK(.01))`).
+    """
+
+    def __init__(self, density: float | None = None) -> None:
+        self.density = density
 
     def groups(self, shapes: Mapping[str, torch.Size], density: Density) -> list[Group]:
         """See `Scope`."""
@@ -89,13 +96,7 @@ class ERK(Base):
 
     Layers that would be denser than full are full, and what they leave is shared among the others. Budgets are
     rounded by largest remainders, so that they add up to round(density * all).
-
-    Args:
-        density: of the whole, for uses without a schedule (`Rewire(init=ERK(.01))`).
     """
-
-    def __init__(self, density: float | None = None) -> None:
-        self.density = density
 
     def densities(self, shapes: Mapping[str, torch.Size], density: Density) -> dict[str, float]:
         """Density of each weight tensor, before rounding."""

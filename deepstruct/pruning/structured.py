@@ -23,6 +23,7 @@ class Together(Base):
 
     def __init__(self, within: Base | None = None) -> None:
         self.within = Layer() if within is None else within
+        super().__init__(self.within.density)
 
     def units(self, name: str, shape: torch.Size) -> Tensor:
         """int64 of the weight's shape: the number, from 0, of the unit that each weight is in."""
@@ -112,6 +113,7 @@ class Gate(Base):
     def __init__(self, gates: int) -> None:
         if gates < 1:
             raise InputError(f"gates={gates}: an LSTM has 4, a GRU 3")
+        super().__init__()
         self.gates = gates
 
     def groups(self, shapes: Mapping[str, torch.Size], density: Density) -> list[Group]:
@@ -163,6 +165,7 @@ class NM(Base):
     def __init__(self, n: int = 2, m: int = 4) -> None:
         if not 0 < n <= m:
             raise InputError(f"{n}:{m}: write 0 < n <= m")
+        super().__init__(n / m)
         self.n, self.m = n, m
 
     def _count(self, density: float) -> int:

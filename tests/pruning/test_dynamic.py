@@ -143,6 +143,21 @@ def test_set_static_and_growth_by_a_graph_metric() -> None:
         assert moves == any(not torch.equal(first[n], m) for n, m in P.get_masks(model).items())
 
 
+@pytest.mark.parametrize(
+    ("scope", "counts"),
+    [
+        (P.Layer(0.25), [24, 30, 10]),
+        (P.NM(1, 2), [48, 60, 20]),
+        (P.Channel(within=P.Layer(0.5)), [48, 60, 20]),
+    ],
+    ids=["layer", "n-of-m", "channel"],
+)
+def test_what_to_begin_with(scope, counts) -> None:
+    model = small()
+    with P.Rewire(scope).attach(model) as session:
+        assert list(session.history[0].kept.values()) == counts
+
+
 def test_growth_where_it_opens_most_paths() -> None:
     model = small()
     P.prune(model, P.Random(), 0.3, P.Layer())
