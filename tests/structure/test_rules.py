@@ -31,6 +31,7 @@ ELSEWHERE = {
     "module deepstruct.sparse.linear:SparseLinear": "test_masked_linear_layers",
     "module deepstruct.sparse.conv:MaskedConv1d": "test_masked_convolutions",
     "module deepstruct.sparse.conv:MaskedConv2d": "test_masked_convolutions",
+    "module deepstruct.sparse.dag:DagLinear": "test_networks_over_graphs",
 }
 _seen: set[str] = set()
 
@@ -270,6 +271,57 @@ def test_masked_linear_layers(backend: str) -> None:
         assert edges.weight.tolist() == pytest.approx(expected.weight.tolist())
         assert (graph.num_weights, graph.num_nonzero_weights) == (40, int(layer.mask.sum()))
         check_equality(model, r(1, 3, 8))
+
+
+class OverGraph(nn.Module):
+    """What a network over a graph computes, by a dense layer for each pair of layers (`separate`) or each layer."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.ends, self.reads = (model.layer_first, model.layer_out), model.reads.tolist()
+        hidden, self.separate = model.hidden, model.skips == "separate"
+        n, self.layer = hidden.num_vertices, hidden.structure.layer.tolist()
+        weight = torch.zeros(n, n)
+        weight[hidden.edges[1], hidden.edges[0]] = (hidden.weight * hidden.mask).detach()
+        self.layers = nn.ModuleDict()
+        for high in range(1, max(self.layer) + 1):
+            rows = [v for v in range(n) if self.layer[v] == high]
+            for low in range(high) if self.separate else [-1]:
+                cols = [u for u in range(n) if (self.layer[u] == low if self.separate else self.layer[u] < high)]
+                for v in rows:  # a row without edges is no unit
+                    read = [u for u in cols if ((hidden.edges[0] == u) & (hidden.edges[1] == v)).any()]
+                    if read:
+                        linear = nn.Linear(len(read), 1)
+                        linear.weight.data[:] = weight[v, read]
+                        linear.read = read
+                        self.layers[f"{high:03} {v:03} {low}"] = linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.ends[0](x).relu()
+        value = {v: first[:, v : v + 1] for v in range(first.shape[1])}
+        for name, linear in self.layers.items():
+            v = int(name.split()[1])
+            out = linear(torch.cat([value[u] for u in linear.read], 1)).relu()
+            value[v] = value[v] + out if v in value else out
+        return self.ends[1](torch.cat([value[v] for v in self.reads], 1))
+
+
+@pytest.mark.parametrize("skips", ["sum", "separate"])
+def test_networks_over_graphs(skips: str) -> None:
+    import networkx
+
+    from deepstruct.sparse import MaskedDeepDAN
+
+    for seed in range(4):
+        model = MaskedDeepDAN(3, 2, networkx.gnp_random_graph(9, 0.5, seed=seed), skips=skips, readout="sinks")
+        with torch.no_grad():
+            model.hidden.mask[::4] = False
+        graph, twin = build_graph(model, r(1, 3)), build_graph(OverGraph(model), r(1, 3))
+        assert (graph.num_nodes, graph.num_edges, graph.num_weight_edges, count_paths(graph)) == (
+            twin.num_nodes, twin.num_edges, twin.num_weight_edges, count_paths(twin)
+        )  # fmt: skip
+        weights = len(model.hidden.weight) + model.layer_first.weight.numel() + model.layer_out.weight.numel()
+        assert graph.num_weights == weights
 
 
 @pytest.mark.parametrize("backend", ["auto", "dense", "sparse"])
