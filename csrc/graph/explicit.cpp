@@ -7,6 +7,10 @@
 #include <unordered_map>
 #include <utility>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace deepstruct::graph {
 namespace {
 
@@ -326,9 +330,58 @@ struct RowSorter {
 
 }  // namespace
 
+namespace {
+
+// Bit j of the result: whether data[j] is not zero (and so NaN is an edge), of 64 numbers.
+template <typename T>
+uint64_t nonzeros(const T* data) {
+  uint64_t bits = 0;
+  for (int j = 0; j < 64; ++j) bits |= static_cast<uint64_t>(data[j] != 0) << j;
+  return bits;
+}
+
+#if defined(__SSE2__)  // every x86-64 has it
+template <>
+uint64_t nonzeros<float>(const float* data) {
+  const __m128 zero = _mm_setzero_ps();
+  uint64_t bits = 0;
+  for (int j = 0; j < 64; j += 16) {
+    const __m128i a = _mm_castps_si128(_mm_cmpneq_ps(_mm_loadu_ps(data + j), zero));
+    const __m128i b = _mm_castps_si128(_mm_cmpneq_ps(_mm_loadu_ps(data + j + 4), zero));
+    const __m128i c = _mm_castps_si128(_mm_cmpneq_ps(_mm_loadu_ps(data + j + 8), zero));
+    const __m128i d = _mm_castps_si128(_mm_cmpneq_ps(_mm_loadu_ps(data + j + 12), zero));
+    const __m128i all = _mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+    bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(all))) << j;
+  }
+  return bits;
+}
+
+template <>
+uint64_t nonzeros<uint8_t>(const uint8_t* data) {
+  uint64_t bits = 0;
+  for (int j = 0; j < 64; j += 16) {
+    const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(data + j));
+    const int zeros = _mm_movemask_epi8(_mm_cmpeq_epi8(eight, _mm_setzero_si128()));
+    bits |= static_cast<uint64_t>(static_cast<uint32_t>(~zeros & 0xffff)) << j;
+  }
+  return bits;
+}
+#endif
+
+// Bit j: whether data[j * step] is an edge, of at most 64 numbers.
+template <typename T>
+uint64_t edges(const T* data, int64_t step, int64_t size, T threshold) {
+  if (size == 64 && step == 1 && threshold == 0) return nonzeros(data);
+  uint64_t bits = 0;
+  for (int64_t j = 0; j < size; ++j) bits |= static_cast<uint64_t>(is_edge(data[j * step], threshold)) << j;
+  return bits;
+}
+
+}  // namespace
+
 template <typename T>
 void pack(const Window& w, const T* data, const Places& p, T threshold, uint64_t* bits) {
-  const int64_t words = w.words(), tile = 2048;
+  const int64_t words = w.words(), tile = 2048, block = 64;
   const auto group = [&](int64_t c) { return c / w.group_in * p.group; };
   if (w.taps == 1 && !w.mirrored && w.channels == w.group_in) {  // a matrix: channels inside, as they lie in memory
     for (int64_t begin = 0; begin < w.channels; begin += tile)
@@ -352,10 +405,28 @@ void pack(const Window& w, const T* data, const Places& p, T threshold, uint64_t
       }
     return;
   }
-  for (int64_t o = 0; o < w.group_out; ++o)
+  bool dense = p.channel == w.taps;  // the weights of one output and group are one stretch
+  for (int64_t k = 0; k < w.taps; ++k) dense = dense && p.taps[static_cast<std::size_t>(k)] == k;
+  for (int64_t o = 0; o < w.group_out; ++o) {
+    const int64_t at = (w.mirrored ? w.group_out - 1 - o : o) * w.taps;
+    if (dense) {
+      for (int64_t first = 0; first < w.channels; first += w.group_in) {
+        const int64_t number = std::min(w.group_in, w.channels - first);
+        const T* stretch = data + first * p.channel + o * p.output + group(first);
+        const uint32_t taps = static_cast<uint32_t>(w.taps);
+        for (int64_t j = 0; j < number * w.taps; j += block)
+          for (uint64_t rest = edges(stretch + j, 1, std::min(block, number * w.taps - j), threshold); rest != 0;
+               rest &= rest - 1) {
+            const uint64_t here = static_cast<uint64_t>(j + lowest(rest));
+            const uint64_t c = here <= UINT32_MAX ? static_cast<uint32_t>(here) / taps : here / taps;
+            const int64_t bit = at + static_cast<int64_t>(here - c * taps);
+            bits[(first + static_cast<int64_t>(c)) * words + (bit >> 6)] |= uint64_t{1} << (bit & 63);
+          }
+      }
+      continue;
+    }
     for (int64_t c = 0; c < w.channels; ++c) {
       const T* kernel = data + c * p.channel + o * p.output + group(c);
-      const int64_t at = (w.mirrored ? w.group_out - 1 - o : o) * w.taps;
       uint64_t* mine = bits + c * words;
       for (int64_t k = 0; k < w.taps; k += 32) {
         uint64_t part = 0;
@@ -368,6 +439,7 @@ void pack(const Window& w, const T* data, const Places& p, T threshold, uint64_t
         if (shift + size > 64) mine[(bit >> 6) + 1] |= part >> (64 - shift);
       }
     }
+  }
 }
 
 void count(const Window& window, const Ends& ends, int64_t* degree) {

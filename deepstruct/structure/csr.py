@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -13,8 +14,8 @@ import torch
 from deepstruct import _native
 from deepstruct.errors import CapacityError, InputError
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import EdgeOperator, Identity
-from deepstruct.structure.windows import Window, known, listed, pieces
+from deepstruct.structure.operators import EdgeOperator, Identity, Sparse
+from deepstruct.structure.windows import List, Window, known, listed, pieces
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
@@ -157,9 +158,13 @@ def _compiled(graph: StructureGraph, weights: Weights | None, native: ModuleType
     nodes = NodeMap(graph)
     indptr = np.zeros(graph.num_nodes + 1, np.int64)
     masks: dict[tuple[int, int], np.ndarray | None] = {}  # one bit a weight, for both passes
+    tables: dict[int, list[Window | List]] = {}  # geometry without lists of edges, for both passes
     for k, op in enumerate(graph.operators):
         source, target = nodes.ends(op)
-        for i, piece in enumerate(pieces(op, None)):
+        found: Iterable[Window | List] = pieces(op, None)
+        if weights is None and known(op) and not isinstance(op, Sparse):
+            found = tables[k] = list(found)
+        for i, piece in enumerate(found):
             s, t = source[piece.source], target[piece.target]
             if isinstance(piece, Window):
                 masks[k, i] = _bits(native, piece)
@@ -174,7 +179,7 @@ def _compiled(graph: StructureGraph, weights: Weights | None, native: ModuleType
     first = 0  # position of the operator's first stored weight
     for k, op in enumerate(graph.operators):
         source, target = nodes.ends(op)
-        for i, piece in enumerate(pieces(op, weights, first)):
+        for i, piece in enumerate(tables.pop(k, None) or pieces(op, weights, first)):
             out = (source[piece.source], target[piece.target], indptr, indices, values)
             if isinstance(piece, Window):
                 data, places = piece.data or (None, None)
