@@ -3,11 +3,12 @@
     python benchmarks/bench_panel.py                            the standard zeroth-order panel
     python benchmarks/bench_panel.py --metrics all --max-seconds 20    everything, none longer than that
     python benchmarks/bench_panel.py --models resnet18 --sparsity 0.9  a short one
+    python benchmarks/bench_panel.py --whole --sparsity 0.9     `analyze` as users call it: seconds on the clock, peak
     python benchmarks/bench_panel.py --draw                     the tables and the picture of the last run again
 
 Each network and sparsity runs in a process of its own, so that its memory is its own. Weights are random; a
-sparsity sets that share of every weight tensor to zero. Times are processor seconds on one thread. The metrics
-of a network share passes: whichever needs one first pays for it, the others read its result.
+sparsity sets that share of every weight tensor to zero. Times are processor seconds on one thread, except with
+--whole. The metrics of a network share passes: whichever needs one first pays for it, the others read its result.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -89,6 +91,53 @@ def job(arguments: list[str]) -> None:
         "need": floors.one_pass(graph)._asdict(),
         "rates": floors.rates()._asdict(),
     })  # fmt: skip
+
+
+def whole(name: str, sparsity: float) -> Row:
+    """`analyze(model, x, orders=("zeroth",))`, tracing included, on all threads, in this process."""
+    import torch
+    import torchvision.models
+
+    import deepstruct
+
+    deepstruct.analyze(*_small(), orders=("zeroth",))  # plugins and kernels are loaded
+    model = getattr(torchvision.models, name)().eval().requires_grad_(False)
+    fill(model, sparsity)
+    x = torch.randn(1, 3, 224, 224)
+    before = probe.process_peak()
+    began, cpu = time.perf_counter(), time.process_time()
+    report = deepstruct.analyze(model, x, orders=("zeroth",))
+    return {
+        "network": name, "sparsity": sparsity, "wall": time.perf_counter() - began, "cpu": time.process_time() - cpu,
+        "threads": torch.get_num_threads(), "before": before, "peak": probe.process_peak(),
+        "edges": report["zeroth"]["edges"], "values": len(report.rows),
+    }  # fmt: skip
+
+
+def whole_table(rows: Sequence[Row]) -> str:
+    """Markdown: seconds on the clock and memory of one call of `analyze`."""
+    lines = [
+        "| | edges | seconds | processor seconds | peak memory | of that, before |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {label(row)} | {row['edges']:,} | {row['wall']:.2f} s | {row['cpu']:.2f} s | "
+            f"{row['peak'] / 2**30:.2f} GiB | {row['before'] / 2**30:.2f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def measure_whole(options: argparse.Namespace, output: Path) -> None:
+    """Every network in a fresh process: threads do not survive a fork."""
+    rows: list[Row] = []
+    for name in options.models.split(","):
+        for sparsity in options.sparsity.split(","):
+            command = [sys.executable, __file__, "--one", name, "--sparsity", sparsity]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"  {label(rows[-1])}: {rows[-1]['wall']:.2f} s", file=sys.stderr, flush=True)
+            output.write_text(json.dumps({"machine": measuring.machine(), "rows": rows}, indent=1) + "\n")
 
 
 def passes_of(graph: StructureGraph) -> dict[str, float]:
@@ -188,10 +237,20 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=8.0, help="limit of one process in GiB")
     parser.add_argument("--output", type=Path, help="JSON; the picture goes beside it")
     parser.add_argument("--draw", action="store_true", help="print and draw what the output holds, measure nothing")
+    parser.add_argument("--whole", action="store_true", help="one call of analyze for each network, on all threads")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         return serve()
+    if options.one:
+        _prepare()
+        return probe.tell(whole(options.one, float(options.sparsity)))
+    if options.whole:
+        output = options.output or RESULTS.with_name("whole.json")
+        if not options.draw:
+            measure_whole(options, output)
+        return print(whole_table(json.loads(output.read_text())["rows"]))
     output = options.output or (RESULTS if options.metrics == "panel" else RESULTS.with_name("all-metrics.json"))
     if not options.draw:
         measure(options, output)
@@ -220,13 +279,17 @@ def measure(options: argparse.Namespace, output: Path) -> None:
                 output.write_text(json.dumps({"machine": measuring.machine(), "rows": rows}, indent=1) + "\n")
 
 
-def serve() -> None:
+def _prepare() -> None:
     from tests.zoo_compat import declare_torchvision_ops
 
     declare_torchvision_ops()
     import torchvision.models  # noqa: F401
 
+
+def serve() -> None:
     import deepstruct
+
+    _prepare()
 
     deepstruct.analyze(*_small(), orders=("zeroth",), analyzer="operator")
     probe.serve(job)

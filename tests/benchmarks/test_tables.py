@@ -136,3 +136,10 @@ def test_panel_tables() -> None:
     assert bench_panel.metric_table([row, failed]).splitlines()[2:] == [
         "| path_count | 1.50 |", "| the 2 others together | 0.03 |",
     ]  # fmt: skip
+    whole = {
+        "network": "alexnet", "sparsity": 0.9, "wall": 1.5, "cpu": 2.5, "threads": 2, "before": 1 << 29,
+        "peak": 1 << 30, "edges": 1234, "values": 70,
+    }  # fmt: skip
+    assert bench_panel.whole_table([whole]).splitlines()[2:] == [
+        "| AlexNet, 90% | 1,234 | 1.50 s | 2.50 s | 1.00 GiB | 0.50 GiB |"
+    ]
