@@ -309,8 +309,8 @@ class Builder:
         lead, (rows, columns, features) = some.shape[:-2], sizes
         if 0 in (*some.shape, *sizes):
             return None
-        keep = _and(keep, _reading(self, query, key))
-        scores = Scores(lead, rows, columns, _mask(keep, rows, columns))
+        # a score of constants alone is no unit, and lets its value through all the same
+        scores = Scores(lead, rows, columns, _mask(_and(keep, _reading(self, query, key)), rows, columns))
         if scores.num_units == 0:
             return None
         batch = (scores.heads,) if lead else ()
@@ -324,14 +324,24 @@ class Builder:
         shape = (*lead, rows, features)
         target = Operand.strided(shape, _row_major(shape), place.offset)
         self.add(ScoreOutputs(carriers, target, scores))
+        live = None if scores.mask is None else (scores.row_counts > 0).unsqueeze(-1).expand(shape)
         if value is not None:
             source = self.operand(value.mapped(lambda t: t.transpose(-1, -2)))
             valid = source.valid()
             if valid is None or bool(valid.any()):
-                pattern = None if scores.mask is None else scores.mask.matrix.transpose(-1, -2)
-                self.add(Matmul(source, _swapped(target), pattern=pattern))
-        live = None if scores.mask is None else (scores.row_counts > 0).unsqueeze(-1).expand(shape)
-        return self.signal(place, None if live is None else live.reshape(place.shape), ZERO)
+                mask = _mask(keep, rows, columns)
+                pattern = None if mask is None else mask.matrix.transpose(-1, -2)
+                values = Matmul(source, _swapped(target), pattern=pattern)
+                self.add(values)
+                if live is not None:
+                    here = values.touches(torch.ones(source.shape, dtype=torch.bool) if valid is None else valid)
+                    live = live | here.transpose(-1, -2)
+        if live is None or bool(live.all()):
+            return self.signal(place)
+        out = self.signal(place, live.reshape(place.shape), ZERO)
+        some = torch.ones((), dtype=torch.bool) if keep is None else keep.any(-1, keepdim=True)
+        constant = ~live & some.expand(shape)  # of constants alone; a row that is masked as a whole is zero
+        return Signal(out.index.masked_fill(constant.reshape(place.shape), CONST))
 
     def merge(self, signals: Sequence[Signal], *, additive: bool = False, product: bool = False,
               kind: str | None = None, into: Region | None = None) -> Signal:  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -250,7 +250,7 @@ def run(
     for index in order:
         op = ops[index]
         try:
-            with _drawing(op) if seeded else nullcontext():
+            with _drawing(op, seeded):
                 results = execute(op, substitute(op.args, get), substitute(op.kwargs, get))
         except TraceError:
             raise
@@ -266,9 +266,9 @@ def run(
 
 
 @contextmanager
-def _drawing(op: Op) -> Iterator[None]:
-    """Random numbers that hang on the op's place in the graph alone."""
-    if torch.Tag.nondeterministic_seeded not in getattr(op.target, "tags", ()):
+def _drawing(op: Op, seeded: bool) -> Iterator[None]:
+    """With `seeded`, random numbers that hang on the op's place in the graph alone."""
+    if not seeded or torch.Tag.nondeterministic_seeded not in getattr(op.target, "tags", ()):
         yield
         return
     with torch.random.fork_rng(devices=[]):

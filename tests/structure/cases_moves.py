@@ -288,3 +288,23 @@ fn("a product of constants is a constant", lambda x, y: (torch.cat([ONES, x]) @ 
 fn("a product of zeros is zero", lambda x, y: (torch.cat([0 * ONES, x]) @ torch.cat([ONES, x]).T) * y, r(2, 2), r(3, 3))
 fn("a product of halves", lambda x, y: (torch.cat([torch.tensor([[1.0, 0.0]]), x]) @ torch.cat(
     [torch.tensor([[0.0, 1.0]]), x]).T) * y, r(2, 2), r(3, 3))  # fmt: skip
+
+
+def _by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+    scores = q @ k.mT / 2
+    if causal:
+        scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), float("-inf"))
+    return scores.softmax(-1) @ v
+
+
+ROW = torch.ones(1, 1, 2)
+for way, attend in (
+    ("fused", lambda q, k, v, causal: F.scaled_dot_product_attention(q, k, v, is_causal=causal)), ("by hand", _by_hand),
+):  # fmt: skip
+    for causal in (False, True):
+        fn(f"attention {way} with a constant row{', causal' if causal else ''}",
+           lambda x, y, attend=attend, causal=causal: attend(torch.cat([ROW, x], 1), torch.cat([ROW, x], 1), y, causal),
+           r(1, 2, 2), r(1, 3, 2))  # fmt: skip
+        fn(f"attention {way} with a constant token{', causal' if causal else ''}",
+           lambda x, y, attend=attend, causal=causal: attend(*[torch.cat([ROW, x], 1)] * 3, causal) * y,
+           r(1, 2, 2), r(1, 3, 2))  # fmt: skip

@@ -249,6 +249,17 @@ def test_complex_weights_are_their_moduli() -> None:
     assert build_graph(twice, torch.randn(1, 3, dtype=torch.complex64)).num_weights == 9
 
 
+@pytest.mark.parametrize("causal", ["", ", causal"])
+@pytest.mark.parametrize("what", ["row", "token"])
+def test_constant_queries_and_keys_fused_and_by_hand_are_one_graph(what: str, causal: str) -> None:
+    found = []
+    for way in ("fused", "by hand"):
+        case = BY_NAME[f"attention {way} with a constant {what}{causal}"]
+        graph = build_graph(case.model(), case.inputs)
+        found.append((graph.num_nodes, graph.num_edges, count_paths(graph)))
+    assert found[0] == found[1]
+
+
 # -- our own masked layers ----------------------------------------------------------------------------
 
 

@@ -199,9 +199,11 @@ def time_batch_channel(b: Builder, node: Node) -> Signal:
     time, batch, channels = _shape(node)
     ref = weight.weight()
     ref = ref._replace(tensor=ref.tensor.permute(2, 1, 0))
-    geometry = {"stride": (1,), "padding": (pad,), "dilation": (1,), "transposed": False, "output_padding": (0,)}
     inner = x.signal.mapped(lambda t: t.permute(1, 2, 0))
-    out = b.conv(inner, ref, (batch, channels, time), bias=bias is not None, groups=1, **geometry)
+    out = b.conv(
+        inner, ref, (batch, channels, time), bias=bias is not None, stride=(1,), padding=(pad,), dilation=(1,),
+        transposed=False, output_padding=(0,), groups=1,
+    )  # fmt: skip
     return out.mapped(lambda t: t.permute(2, 0, 1))
 
 
