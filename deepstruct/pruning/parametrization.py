@@ -132,7 +132,7 @@ def unmask_parameter(module: nn.Module, name: str) -> None:
         module._parameters[key] = module._parameters.pop(key)
     if isinstance(module, nn.RNNBase):
         if not parametrize.is_parametrized(module):
-            for key, hook in list(module._forward_pre_hooks.items()):
+            for number, hook in list(module._forward_pre_hooks.items()):
                 if isinstance(hook, FreshWeights):
-                    del module._forward_pre_hooks[key]
+                    del module._forward_pre_hooks[number]
         module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]

@@ -284,11 +284,11 @@ class Builder:
                 here = operator.touches(torch.ones(source.shape, dtype=torch.bool) if valid is None else valid)
                 live = live | (here.transpose(-1, -2) if swap else here)
             self.add(operator)
-        out = self.signal(space, live, ZERO)
+        result = self.signal(space, live, ZERO)
         if live is None or bool(live.all()):
-            return out
+            return result
         constant = ~live & _met(solid[0], solid[1]).expand(space.shape)  # of constants alone, but not of zeros
-        return Signal(out.index.masked_fill(constant, CONST)) if bool(constant.any()) else out
+        return Signal(result.index.masked_fill(constant, CONST)) if bool(constant.any()) else result
 
     def attention(
         self, query: Signal | None, key: Signal | None, value: Signal | None, keep: torch.Tensor | None,
@@ -339,8 +339,8 @@ class Builder:
         if live is None or bool(live.all()):
             return self.signal(place)
         out = self.signal(place, live.reshape(place.shape), ZERO)
-        some = torch.ones((), dtype=torch.bool) if keep is None else keep.any(-1, keepdim=True)
-        constant = ~live & some.expand(shape)  # of constants alone; a row that is masked as a whole is zero
+        kept = torch.ones((), dtype=torch.bool) if keep is None else keep.any(-1, keepdim=True)
+        constant = ~live & kept.expand(shape)  # of constants alone; a row that is masked as a whole is zero
         return Signal(out.index.masked_fill(constant.reshape(place.shape), CONST))
 
     def merge(self, signals: Sequence[Signal], *, additive: bool = False, product: bool = False,

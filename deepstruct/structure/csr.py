@@ -179,7 +179,7 @@ def _compiled(graph: StructureGraph, weights: Weights | None, native: ModuleType
     first = 0  # position of the operator's first stored weight
     for k, op in enumerate(graph.operators):
         source, target = nodes.ends(op)
-        for i, piece in enumerate(tables.pop(k, None) or pieces(op, weights, first)):
+        for i, piece in enumerate(tables.pop(k, ()) or pieces(op, weights, first)):
             out = (source[piece.source], target[piece.target], indptr, indices, values)
             if isinstance(piece, Window):
                 data, places = piece.data or (None, None)

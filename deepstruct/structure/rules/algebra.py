@@ -84,7 +84,7 @@ def unpack_factors(b: Builder, node: Node) -> list[Signal | None]:
             results.append(None)
             continue
         rows, columns = value.shape[-2:]
-        kept = factors.signal.mapped(lambda t, r=rows, c=columns: t[..., :r, :c])  # type: ignore[misc]
+        kept = factors.signal.mapped(lambda t, r=rows, c=columns: t[..., :r, :c])
         ones = torch.ones(rows, columns, dtype=torch.bool)
         if lower:
             kept = kept.filled(ones.triu(), ZERO).filled(torch.eye(rows, columns, dtype=torch.bool), CONST)
