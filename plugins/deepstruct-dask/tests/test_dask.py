@@ -16,6 +16,7 @@ pytest.importorskip("distributed")
 sys.path.insert(0, str(Path(__file__).parent))
 # Workers are spawned from this process and import what tasks name.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+os.environ["DEEPSTRUCT_PLUGINS"] = "dask"  # whatever else is installed here: workers and this process measure the same
 
 from dask_work import Fragile, Net
 

@@ -8,7 +8,7 @@ from deepstruct.errors import MetricError
 from deepstruct.metrics.base import Metric
 
 
-def weight_reuse(view: Any) -> float:
+def edges_per_weight(view: Any) -> float:
     """Weight edges for each stored weight that is not zero: 1 for an MLP, more where weights are shared."""
     weights = view.graph.num_nonzero_weights
     if weights == 0:
@@ -17,9 +17,9 @@ def weight_reuse(view: Any) -> float:
 
 
 WEIGHT_REUSE = Metric(
-    "weight_reuse",
+    "edges_per_weight",
     "operator",
-    weight_reuse,
+    edges_per_weight,
     orders=("zeroth",),
     definition="Weight edges for each stored weight that is not zero.",
 )

@@ -48,9 +48,9 @@ def test_without_the_plugin_the_error_names_the_hook() -> None:
 
 def test_the_metric() -> None:
     conv = nn.Conv2d(1, 2, 3, bias=False)
-    report = deepstruct.analyze(conv, torch.randn(1, 1, 6, 6), orders=("zeroth",), metrics=("weight_reuse",))
-    assert report["zeroth"]["weight_reuse"] == 16
-    (row,) = [value for value in report.rows if value.name == "weight_reuse"]
+    report = deepstruct.analyze(conv, torch.randn(1, 1, 6, 6), orders=("zeroth",), metrics=("edges_per_weight",))
+    assert report["zeroth"]["edges_per_weight"] == 16
+    (row,) = [value for value in report.rows if value.name == "edges_per_weight"]
     assert row.provider.startswith("example")
 
 
