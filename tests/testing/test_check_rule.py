@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepstruct.errors import UnknownOpError
+from deepstruct.errors import PluginError, UnknownOpError
 from deepstruct.plugin.current import use_host
 from deepstruct.plugin.host import Host
 from deepstruct.plugin.markers import hookimpl
@@ -65,12 +65,23 @@ def test_unknown_names_of_checks() -> None:
         check_rule(nn.Linear(3, 4), r(1, 3), skip=("speed",))
 
 
+@torch.library.custom_op("deepstruct_tests::odd", mutates_args=())
+def odd(x: torch.Tensor) -> torch.Tensor:
+    """An operation that nobody has a rule for."""
+    return 2 * x
+
+
+@odd.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
 def test_an_unknown_op_passes_through() -> None:
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.special.spherical_bessel_j0(x) + torch.cross(x, x.flip(1), dim=1)
+            return x + odd(x)
 
-    with pytest.raises(UnknownOpError, match="linalg_cross"):
+    with pytest.raises(UnknownOpError, match="odd"):
         check_rule(Odd(), r(1, 3))
 
 
@@ -102,8 +113,9 @@ def reference(weight: torch.Tensor) -> Any:
 
 
 def writes_weights(builder: Any, node: Any) -> Any:
-    with torch.no_grad():
-        node.module.weight.add_(0.5)
+    """Where the guard of the host does not look: through NumPy."""
+    weight = node.module.weight.detach().numpy()
+    weight += 0.5
     return plain(builder, node)
 
 
@@ -183,8 +195,8 @@ def only_float32(builder: Any, node: Any) -> Any:
         (forgets, "depends on", ()),
         (too_much, "derivative is zero", ()),
         (writes_weights, "untouched.*weight", ()),
-        (writes_flag, "untouched.*training flag", ()),
-        (draws, "untouched.*random state", ()),
+        (writes_flag, "it changed the training flag", ()),
+        (draws, "it changed the random state", ()),
         (Changes(), "deterministic", ("oracle",)),
         (miscounts, "counts", ("oracle",)),
         (keeps_zeros, "zeros", ("oracle",)),
@@ -203,7 +215,7 @@ def test_every_check_can_fail(apply: Callable[..., Any], check: str, skip: tuple
         with torch.no_grad():
             layer.weight[0] = 0
     with use_host(Host(plugins=[("own", Plugin())], entry_points=False)):
-        with pytest.raises(OracleError, match=check):
+        with pytest.raises((OracleError, PluginError), match=check):
             check_rule(layer, r(1, 3), skip=skip)
 
 
