@@ -48,9 +48,10 @@ class Network:
         self._keys: dict[str, Hashable] = {}
         for name in shapes:
             key: tuple[str, Any] = ("parameter", known.get(name))
-            if key not in used:
-                key = ("masked", id(parameters[name]))
-            if key not in used:
+            for kind in ("masked", "dag"):  # layers with rules of their own
+                key = (kind, id(parameters[name])) if key not in used else key
+            in_part = any(isinstance(k, tuple) and len(k) > 2 and k[:2] == key for k in used)
+            if key not in used or in_part:
                 raise InputError(
                     f"no edge of the graph runs through {name!r} as it is stored: leave it out with skip=, or use a "
                     "score that needs no graph"

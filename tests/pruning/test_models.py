@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import networkx as nx
 import pytest
 import torch
 from pruning_nets import small, train
@@ -50,6 +51,32 @@ def test_tickets_of_networks_of_graphs_keep_their_masks() -> None:
     mask = rounds[-1].masks["hidden.weight"]
     assert torch.equal(model.hidden.mask, mask)
     assert torch.equal(model.hidden.weight, torch.where(mask, start["hidden.weight"], 0))
+
+
+def test_paths_through_networks_of_graphs() -> None:
+    model = dan()
+    view = P.View(model, example_input=torch.randn(1, 6))
+    found = P.PathCentrality()(view)["hidden.weight"]
+    structure = model.generate_structure(True, True)
+    inputs, outputs = [n for n in structure if not structure.pred[n]], [n for n in structure if not structure.succ[n]]
+    order = list(nx.topological_sort(structure))
+    ahead = dict.fromkeys(structure, 0) | dict.fromkeys(inputs, 1)
+    for u in order:
+        for v in structure.succ[u]:
+            ahead[v] += ahead[u]
+    back = dict.fromkeys(structure, 0) | dict.fromkeys(outputs, 1)
+    for v in reversed(order):
+        for u in structure.pred[v]:
+            back[u] += back[v]
+    hidden = set(structure) - set(inputs) - set(outputs)
+    wanted = sorted(ahead[u] * back[v] for u, v in structure.edges if u in hidden and v in hidden)
+    assert sorted(found.tolist()) == pytest.approx(wanted)
+
+
+def test_constraints_on_networks_of_graphs() -> None:
+    model = dan()
+    P.prune(model, P.Random(), 0.5, constraint=P.no_dead(), example_input=torch.randn(1, 6))
+    assert P.alive(model, torch.randn(1, 6)).dead_units == 0
 
 
 def test_feed_forward_networks_rewire() -> None:

@@ -7,6 +7,7 @@ import torch
 from pruning_nets import Recurrent, convolutional, lenet, small, sparse
 from torch import Tensor, nn
 
+import deepstruct
 from deepstruct import pruning as P
 from deepstruct.errors import InputError, StructureError
 from deepstruct.graph import ramanujan_bipartite
@@ -173,6 +174,15 @@ def test_expansion_of_masks() -> None:
     assert not P.expansion({"w": torch.zeros(3, 4, dtype=torch.bool)})["w"].ramanujan
     with pytest.raises(InputError, match="single number"):
         P.expansion({"w": torch.tensor(True)})
+
+
+def test_expansion_agrees_with_the_metric() -> None:
+    model = small()
+    P.prune(model, P.Random(), 0.6)
+    report = deepstruct.analyze(P.bake(model), torch.randn(1, 8), orders="zeroth", metrics=["layer_ramanujan_r"])
+    layers = list(next(row.value for row in report.rows if row.name == "layer_ramanujan_r").values())
+    found = P.expansion(P.get_masks(model)).values()
+    assert layers == pytest.approx([e.bound - e.sigma2 for e in found])
 
 
 def test_ramanujan_masks_to_begin_with() -> None:
