@@ -14,20 +14,18 @@
 namespace deepstruct::graph {
 namespace {
 
-int lowest(uint64_t bits) {  // position of the lowest one
-#if defined(__GNUC__) || defined(__clang__)
-  return __builtin_ctzll(bits);
-#else
-  int at = 0;
-  while (!(bits >> at & 1)) ++at;
-  return at;
-#endif
-}
-
 int population(uint64_t bits) {  // number of ones
   bits -= bits >> 1 & 0x5555555555555555u;
   bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
   return static_cast<int>(((bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
+}
+
+int lowest(uint64_t bits) {  // position of the lowest one
+#if defined(__GNUC__) || defined(__clang__)
+  return __builtin_ctzll(bits);
+#else
+  return population((bits & -bits) - 1);
+#endif
 }
 
 // Whether elements map to consecutive nodes: then a target is an addition, not a look-up.

@@ -14,6 +14,7 @@ from deepstruct.errors import CheckpointError
 from deepstruct.pruning.gradients import LayerGradient
 from deepstruct.pruning.parametrization import original_of, unmask_parameter, weight_masks
 from deepstruct.sparse.conv import MaskedConv1d, MaskedConv2d
+from deepstruct.sparse.convert import put_in_place
 from deepstruct.sparse.linear import SparseLinear
 from deepstruct.sparse.masked import MaskedLayer, MaskedLinearLayer
 
@@ -45,13 +46,7 @@ def bake(model: nn.Module, inplace: bool = False) -> nn.Module:
         for module in list(model.modules())
         if isinstance(module, (SparseLinear, *_PLAIN))
     }
-    if id(model) in new:
-        return new[id(model)]
-    for module in list(model.modules()):
-        for name, child in list(module._modules.items()):
-            if child is not None and id(child) in new:
-                module._modules[name] = new[id(child)]
-    return model
+    return put_in_place(model, new)
 
 
 def _make_copyable(model: nn.Module) -> None:

@@ -44,37 +44,35 @@ class Random:
         }
 
 
-class Gradient:
+class _OfGradients:
+    """Gradients of the dense weights: of the backward pass before the plan's step, or of a loss of a plain copy."""
+
+    watches = "firing"
+
+    def __init__(self, loss: Loss | None = None) -> None:
+        self.loss = loss
+        if loss is not None:
+            self.watches = "never"
+
+    def gradients(self, view: View) -> Tensors:
+        return view.gradients if self.loss is None else _gradients(view, self.loss)
+
+
+class Gradient(_OfGradients):
     """|dL/dw| of the dense weight, absent connections included (growth of RigL, Evci et al. 2020).
 
     Without `loss`: of the backward pass before the plan's step. With it: of that loss of a plain copy of the model.
     """
 
-    watches = "firing"
-
-    def __init__(self, loss: Loss | None = None) -> None:
-        self.loss = loss
-        if loss is not None:
-            self.watches = "never"
-
     def __call__(self, view: View) -> Tensors:
-        found = view.gradients if self.loss is None else _gradients(view, self.loss)
-        return {name: gradient.abs() for name, gradient in found.items()}
+        return {name: gradient.abs() for name, gradient in self.gradients(view).items()}
 
 
-class Snip:
+class Snip(_OfGradients):
     """|w dL/dw|: what the loss would change by (SNIP, Lee et al. 2019). `loss` as for `Gradient`."""
 
-    watches = "firing"
-
-    def __init__(self, loss: Loss | None = None) -> None:
-        self.loss = loss
-        if loss is not None:
-            self.watches = "never"
-
     def __call__(self, view: View) -> Tensors:
-        found = view.gradients if self.loss is None else _gradients(view, self.loss)
-        return {name: (gradient * view.weights[name]).abs() for name, gradient in found.items()}
+        return {name: (gradient * view.weights[name]).abs() for name, gradient in self.gradients(view).items()}
 
 
 class Grasp:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -65,7 +65,11 @@ def _replace(model: nn.Module, kind: type, convert: Callable, inplace: bool) -> 
     for layer in layers:
         if any(owners[id(parameter)] > 1 for parameter in layer.parameters()):
             raise InputError("a parameter of a layer is shared with another module: untie them first")
-    new = {id(layer): convert(layer) for layer in layers}
+    return put_in_place(model, {id(layer): convert(layer) for layer in layers})
+
+
+def put_in_place(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
+    """The model with other modules in the places of some, given by `id`; a new one where it is replaced itself."""
     if id(model) in new:
         return new[id(model)]
     for module in list(model.modules()):
