@@ -36,6 +36,9 @@ SMALL: dict[str, Any] = {
     # state spaces
     "state_size": 4, "mamba_d_state": 4, "mamba_d_conv": 4, "mamba_n_heads": 4, "mamba_d_head": 8, "conv_kernel": 4,
     "mamba_chunk_size": 4, "chunk_size": 4, "mamba_expand": 2, "mamba_n_groups": 1,
+    # linear attention
+    "linear_head_dim": 8, "linear_num_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2,
     # inputs
     "vocab_size": 40, "max_position_embeddings": 64, "n_positions": 64, "n_ctx": 64, "max_seq_len": 64,
     "max_source_positions": 64, "max_target_positions": 64, "image_size": 32, "img_size": 32, "patch_size": 8,
