@@ -7,12 +7,15 @@ from typing import Any
 
 MISSING = "-"
 _LONGEST = 15  # digits; longer integers are told by their magnitude
+_WIDEST = 40  # characters of a distribution, which is a JSON text; reports as JSON and as frames have all of it
 
 
 def shown(value: Any) -> str:
     """A value for a table: thousands separators, four significant digits, `~10^143.6` for long integers."""
     if value is None:
         return MISSING
+    if isinstance(value, str) and value[:1] in ("{", "[") and len(value) > _WIDEST:
+        return f"{value[: _WIDEST - 4]} ..."
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int):

@@ -224,14 +224,16 @@ class _Attempt:
             for name, t in named_tensors(self.model.forward, self.args, self.kwargs)
         )
         message = str(error).strip() or "(no message)"
+        advice = "The model has to run on its example input: try model(example_input)."
+        if self.args and all(type(value) is int for value in self.args) and self.failed_at == "":
+            advice = f"A tuple is the positional arguments; for a tensor of this shape give torch.randn{self.args}."
         if isinstance(error, ValueError) and self._failed_in_batch_norm():
             return ModelStateError(
                 f"batch norm {where} is in training mode: it couples the samples of a batch, and fails on one sample "
                 f"({message}). Call model.eval() first."
             )
         return TraceError(
-            f"the model raised {type(error).__name__} {where}, given {shapes or 'no tensors'}: {message} (The model "
-            "has to run on its example input: try model(example_input).)"
+            f"the model raised {type(error).__name__} {where}, given {shapes or 'no tensors'}: {message} ({advice})"
         )
 
     def _failed_in_batch_norm(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import log10
 
 import pytest
@@ -109,6 +110,8 @@ def test_long_names_are_not_cut() -> None:
         (float("nan"), "-"),
         (True, "True"),
         ("dense", "dense"),
+        ('{"1": 0.5}', '{"1": 0.5}'),
+        (json.dumps({"bounds": list(range(99))}), '{"bounds": [0, 1, 2, 3, 4, 5, 6, 7,  ...'),
     ],
 )
 def test_numbers(value: object, text: str) -> None:

@@ -170,6 +170,11 @@ def test_wrong_shape_names_the_module(mode):
     assert caught.value.__cause__ is not None
 
 
+def test_a_shape_is_not_an_input():
+    with pytest.raises(TraceError, match=r"give torch\.randn\(1, 3, 8, 8\)"):
+        trace(nn.Conv2d(3, 4, 3), (1, 3, 8, 8))
+
+
 def test_missing_argument_is_the_models_error():
     class Two(nn.Module):
         def forward(self, a, b):
