@@ -32,6 +32,38 @@ class Parents:
                 index = op.source.index()
                 node[index.reshape(-1) if op.fused is True else index[op.fused]] = False
 
+    def of(self, slots: torch.Tensor) -> torch.Tensor:
+        """The slot of the sum that each of some units is part of, itself for all others; nothing is written down.
+
+        Args:
+            slots: int64, of any shape; negative numbers (no unit) stay.
+        """
+        if "tensor" in self.__dict__:
+            return torch.where(slots >= 0, self.tensor[slots.clamp(min=0)], slots)
+        found = slots.clone()
+        if found.numel() == 0:
+            return found
+        low, high = int(found.min()), int(found.max())
+        for (first, last), op in zip(self._spans, self._fused, strict=True):  # in order: sums of sums come later
+            if high < first or last < low:
+                continue
+            inside = (found >= first) & (found <= last)
+            if not bool(inside.any()):
+                continue
+            here, there = op.source.index(), op.target.index()
+            if isinstance(op.fused, torch.Tensor):
+                here, there = here[op.fused], there[op.fused]
+            sums = torch.arange(first, last + 1)
+            sums[here.reshape(-1) - first] = there.reshape(-1)
+            found[inside] = sums[found[inside] - first]
+            low, high = int(found.min()), int(found.max())
+        return found
+
+    @cached_property
+    def _spans(self) -> list[tuple[int, int]]:
+        """Lowest and highest slot of the parts that each fused edge takes."""
+        return [op.source.span() for op in self._fused]
+
     @cached_property
     def tensor(self) -> torch.Tensor:
         """int64 per slot: the slot of the sum that it is part of, itself for all others."""

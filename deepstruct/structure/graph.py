@@ -14,7 +14,7 @@ import torch
 from deepstruct.errors import CapacityError, StructureError
 from deepstruct.structure.csr import ExplicitCsr, build_csr, weights_wanted
 from deepstruct.structure.edges import EdgeList, build_edge_list, edge_list_bytes
-from deepstruct.structure.fuse import ParentField, live_slots
+from deepstruct.structure.fuse import ParentField, Parents, live_slots
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity
 from deepstruct.structure.scores import Join, natural_join
@@ -216,6 +216,21 @@ class StructureGraph:
         ids = self.node_ids() if ids is None else ids
         source = self._elements(op.source, ids, None)
         return source, self._elements(op.target, ids, self.parent)
+
+    def sums_of(self, slots: torch.Tensor) -> torch.Tensor:
+        """The slot of the sum that each of some units is part of, itself for all others.
+
+        Without the vector `parent` over all slots.
+
+        Args:
+            slots: int64, of any shape; negative numbers (no unit) stay.
+        """
+        given = self.__dict__.get("_parents")
+        if given is None:
+            return slots
+        if isinstance(given, Parents):
+            return given.of(slots)
+        return torch.where(slots >= 0, given[slots.clamp(min=0)], slots)
 
     def score_nodes(self, side: Operand) -> torch.Tensor:
         """Node id of each unit of implicit scores, flat in (*lead, rows, columns); -1 where the mask took it away."""

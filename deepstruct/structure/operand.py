@@ -58,10 +58,19 @@ class Operand:
     @property
     def first_slot(self) -> int:
         """The lowest slot that it reads or writes; 0 where it has no unit at all."""
+        return self.span()[0] if self.numel else self.offset
+
+    def span(self) -> tuple[int, int]:
+        """The lowest and the highest slot that it reads or writes; (0, -1) where it has no unit at all."""
+        if self.numel == 0:
+            return 0, -1
         if self.table is None:
-            return self.offset
+            assert self.stride is not None
+            return self.offset, self.offset + sum(
+                step * (n - 1) for n, step in zip(self.shape, self.stride, strict=True)
+            )
         units = self.table[self.table >= 0]
-        return int(units.min()) if units.numel() else 0
+        return (int(units.min()), int(units.max())) if units.numel() else (0, -1)
 
     @property
     def injective(self) -> bool:

@@ -62,29 +62,26 @@ class _Sides:
     """Which slots the operators of a graph read, and which nodes they write (a part of a sum is the sum)."""
 
     def __init__(self, graph: StructureGraph) -> None:
-        self.parent = graph.parent
+        self._graph = graph
         self.mark = torch.zeros(graph.num_slots, dtype=torch.bool)
         # ranges that hold every slot that is part of a later sum
         fusing = (op for op in graph.operators if isinstance(op, Identity) and op.fused is not False)
-        self._parts = [_range(op.source) for op in fusing]
+        self._parts = [op.source.span() for op in fusing]
 
     def reach(self, op: EdgeOperator) -> _Reach:
         if self._own_nodes(op.target):
-            return _Reach(_range(op.source), _range(op.target))
+            return _Reach(op.source.span(), op.target.span())
         nodes = self.nodes(op.target)
-        return _Reach(_range(op.source), (int(nodes.min()), int(nodes.max())) if nodes.numel() else (0, -1))
+        return _Reach(op.source.span(), (int(nodes.min()), int(nodes.max())) if nodes.numel() else (0, -1))
 
     def _own_nodes(self, target: Operand) -> bool:
         """Whether no slot of the range is part of a later sum."""
-        low, high = _range(target)
+        low, high = target.span()
         return all(high < first or last < low for first, last in self._parts)
 
     def nodes(self, target: Operand) -> torch.Tensor:
         """The node of each element, those without one left out."""
-        if self.parent is None:
-            return _slots(target)
-        index = target.gather(self.parent, -1).reshape(-1)
-        return index if target.table is None else index[index >= 0]
+        return self._graph.sums_of(_slots(target))
 
     def simple(self, op: EdgeOperator) -> bool:
         """Whether no two edges of an operator can join the same two nodes."""
@@ -122,16 +119,6 @@ def _slots(operand: Operand) -> torch.Tensor:
     return index if operand.table is None else index[index >= 0]
 
 
-def _range(operand: Operand) -> tuple[int, int]:
-    if operand.numel == 0:
-        return 0, -1
-    if operand.stride is not None:
-        span = sum(step * (n - 1) for n, step in zip(operand.shape, operand.stride, strict=True))
-        return operand.offset, operand.offset + span
-    slots = _slots(operand)
-    return (int(slots.min()), int(slots.max())) if slots.numel() else (0, -1)
-
-
 def _groups(reaches: list[_Reach]) -> list[list[int]]:
     """Operators joined where both their ranges of slots overlap: no pair of nodes is shared between groups."""
     from scipy.sparse import coo_array
@@ -158,13 +145,34 @@ def _write_down(graph: StructureGraph, ops: list[EdgeOperator], max_bytes: int) 
     edges = sum(n for n, op in zip(graph.operator_edges, graph.operators, strict=True) if id(op) in wanted)
     if edges * _BYTES_PER_EDGE > max_bytes:
         return None
-    ids = graph.node_ids()
+    numbers = _Numbers(graph)
     keys = []
     for op in ops:
-        source, target = graph.element_nodes(op, ids)
+        source, target = numbers.of(op.source), numbers.of(op.target, sums=True)
         for piece in op.edges():
             s, t = source[piece.source], target[piece.target]
             keep = (s >= 0) & (t >= 0)
-            keys.append(s[keep] * graph.num_nodes + t[keep])
+            keys.append(s[keep] * numbers.end + t[keep])
     joined = torch.cat(keys).sort().values
     return int((joined[1:] == joined[:-1]).sum())
+
+
+class _Numbers:
+    """A number for each node: its slot, or beyond the slots for an implicit score. No vector over all slots is made."""
+
+    def __init__(self, graph: StructureGraph) -> None:
+        self._graph, self.end = graph, graph.num_slots
+        self._first: dict[int, int] = {}  # by the offset of their space
+        for space in graph.score_spaces:
+            assert space.scores is not None
+            self._first[space.offset] = self.end
+            self.end += space.scores.heads * space.scores.rows * space.scores.columns
+
+    def of(self, side: Operand, *, sums: bool = False) -> torch.Tensor:
+        """Number of each element, flat, as `op.edges()` numbers them; -1 where there is no unit."""
+        if side.scores is not None:
+            kept = side.scores.kept().reshape(-1)
+            return torch.where(kept, torch.arange(kept.numel()) + self._first[side.offset], -1)
+        slots = side.index().reshape(-1)
+        slots = self._graph.sums_of(slots) if sums else slots
+        return torch.where((slots >= 0) & self._graph.is_node[slots.clamp(min=0)], slots, -1)

@@ -99,3 +99,14 @@ def test_a_large_network_is_counted() -> None:
     graph = deepstruct.extract(model, torch.randn(1, 50_000, device="meta"))
     assert graph.num_edges == 5_000_000_000
     assert graph.num_parallel_edges == 0
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_sums_are_found_without_a_vector_over_the_slots(seed: int) -> None:
+    graph = deepstruct.extract(*random_net(seed))
+    asked = torch.randint(-1, graph.num_slots, (7, 9))
+    found = graph.sums_of(asked), graph.sums_of(torch.arange(graph.num_slots))
+    parent = torch.arange(graph.num_slots) if graph.parent is None else graph.parent
+    assert torch.equal(found[0], torch.where(asked >= 0, parent[asked.clamp(min=0)], asked))
+    assert torch.equal(found[1], parent)
+    assert torch.equal(graph.sums_of(asked), found[0])  # with the vector at hand
