@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from deepstruct.errors import DeepstructError, StructureError, UnknownOpError
 from deepstruct.plugin.guard import untouched
 from deepstruct.structure.builder import Builder
+from deepstruct.structure.discarded import discarded_averages
 from deepstruct.structure.node import LOOKUPS, Arg, Node, Values, is_pointwise, refs
 from deepstruct.structure.rules.base import Rule
 from deepstruct.structure.rules.dispatch import Dispatcher
@@ -48,6 +49,7 @@ class Reader:
         self.norms: list[int] = []  # calls read as normalizations that are written by hand
         self._hidden: dict[int, str] = {}  # values inside a call that a rule took as a whole
         self._outputs = {id for _, id in graph.outputs}
+        self._discarded = discarded_averages(graph)
         self._passed = {id: call.start for call in graph.calls for id in refs((call.args, call.kwargs))}
         self._starts: dict[int, list[Call]] = defaultdict(list)
         for call in graph.calls:
@@ -176,7 +178,8 @@ class Reader:
         outs = tuple(None if o is None else self.graph.values[o] for o in op.outputs)
         node = Node(op.name, self._wrap(op.args), self._wrap(op.kwargs), outs, op, call, self._users)
         ids = list(op.outputs)
-        if not node.signals() and not (op.name in LOOKUPS and self._looks_up(node)):
+        idle = not node.signals() and not (op.name in LOOKUPS and self._looks_up(node))
+        if idle or op.index in self._discarded:
             for id in ids:
                 if id is not None:
                     self.signals[id] = None

@@ -114,14 +114,15 @@ net("mask by where, eager", lambda: Attend(fused=False, mask=KEEP, how="where"),
 class Module(nn.Module):
     """nn.MultiheadAttention, with what its forward takes."""
 
-    def __init__(self, *, weights: bool = False, **options: Any) -> None:
+    def __init__(self, *, weights: bool = False, returned: bool = False, **options: Any) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(6, 2, batch_first=True, **options)
-        self.weights = weights
+        self.attention = nn.MultiheadAttention(6, 2, **{"batch_first": True, **options})
+        self.weights, self.returned = weights, returned
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> Any:
         y = x if y is None else y
-        return self.attention(x, y, y, need_weights=self.weights)[0]
+        out, weights = self.attention(x, y, y, need_weights=self.weights or self.returned)
+        return (out, weights) if self.returned else out
 
 
 class Causal(Module):
@@ -142,8 +143,11 @@ net("module, causal", Causal, X)
 net("module, padded", Padded, X)
 net("module, bias on keys", lambda: Module(add_bias_kv=True), X)
 net("module, zero key", lambda: Module(add_zero_attn=True), X, explicit=True)
-net("module with weights", lambda: Module(weights=True), X, explicit=True)
-net("module with weights, causal", lambda: Causal(weights=True), X, explicit=True)
+net("module with weights", lambda: Module(weights=True), X)
+net("module with weights, cross", lambda: Module(weights=True), X, Y)
+net("module with weights, time first", lambda: Module(weights=True, batch_first=False), r(5, 1, 6))
+net("module with weights, causal", lambda: Causal(weights=True), X)
+net("module, weights returned", lambda: Module(returned=True), X, explicit=True)
 net("encoder layer", lambda: nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), X)
 net("encoder layer, norm first", lambda: nn.TransformerEncoderLayer(6, 2, 8, norm_first=True, batch_first=True), X)
 net("decoder layer", lambda: nn.TransformerDecoderLayer(6, 2, 8, batch_first=True), X, Y)

@@ -26,7 +26,7 @@ from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.mask import Mask
 from deepstruct.structure.scores import Scores
 from deepstruct.testing import build_graph
-from tests.structure.attention_nets import EXPLICIT, NETS, build, r
+from tests.structure.attention_nets import EXPLICIT, NETS, Module, build, r
 
 ORDERS: list[tuple[str, dict[str, Any]]] = [
     ("zeroth", {}), ("first", {}), ("first", {"unit": "head"}), ("second", {}), ("third", {}),
@@ -276,3 +276,19 @@ def test_random_shapes_and_masks(
     for order, options in ORDERS:
         a, b = (implicit, units) if order == "zeroth" else (g.quotient(order, **options) for g in (implicit, units))
         same_lists(a, b)
+
+
+@pytest.mark.parametrize("how", ["batch first", "time first", "no batch"])
+def test_weights_that_nobody_reads_are_no_units(how: str) -> None:
+    """Averages of attention weights that the caller drops leave no trace; returned ones are outputs."""
+    x, first = {"batch first": r(1, 5, 6), "time first": r(5, 1, 6), "no batch": r(5, 6)}[how], how == "batch first"
+    found = {}
+    for name, options in (("off", {}), ("dropped", {"weights": True}), ("returned", {"returned": True})):
+        torch.manual_seed(0)
+        graph = build_graph(Module(batch_first=first, **options), x)
+        found[name] = (graph.num_nodes, graph.num_edges, len(graph.output_nodes()), bool(graph.score_spaces))
+    assert found["off"] == found["dropped"]
+    assert found["off"][3]
+    assert found["returned"][0] == found["off"][0] + 25
+    assert found["returned"][2] == found["off"][2] + 25
+    assert not found["returned"][3]

@@ -29,6 +29,7 @@ from deepstruct.structure.operators import (
 from deepstruct.structure.orders.labelling import (
     Labelling,
     constant_along,
+    distinct,
     narrowed,
     narrowed_together,
     numbered,
@@ -127,18 +128,28 @@ class _Channels:
         return torch.zeros((), dtype=torch.int64).expand(shape)
 
     def _merged(self, ops: list[EdgeOperator]) -> torch.Tensor:
-        """Elements are one channel where all operands agree; the finest operand names it."""
+        """Elements are one channel where all operands agree; the finest operand names it.
+
+        An operand without a unit there (a class token, a margin of zeros) has no say.
+        """
         read = [self.labels.read(op.source) for op in ops]
         shape = torch.broadcast_shapes(*(r.shape for r in read))
-        numbers = [numbered(labels) for labels in read]
+        numbers = [_numbered_units(labels) for labels in read]
         counts = [int(narrowed(n).max()) + 1 if n.numel() else 0 for n in numbers]
-        codes = torch.zeros((), dtype=torch.int64)
-        for number, count in zip(numbers, counts, strict=True):
-            codes = codes * count + narrowed(number)
-        local = numbered(codes.expand(shape))
-        if local.numel() and int(narrowed(local).max()) + 1 > max(counts):
-            return numbers[counts.index(max(counts))]
-        return local
+        local, count = narrowed(numbers[0]), counts[0]
+        for number, own in zip(numbers[1:], counts[1:], strict=True):
+            local = _numbered_units(_agreed(local, narrowed(number), count, own))
+            count = int(local.max()) + 1 if local.numel() else 0
+        if count <= max(counts):
+            return local.expand(shape)
+        where = [narrowed(n) < 0 for n in numbers]
+        alone = [int(distinct(local[m.expand(local.shape)]).numel()) if bool(m.any()) else 0 for m in where]
+        most = [own + others for own, others in zip(counts, alone, strict=True)]
+        if count <= max(most):
+            return local.expand(shape)
+        best = counts.index(max(counts))  # the operands disagree
+        finest = numbers[best].expand(shape)
+        return torch.where(where[best], counts[best] + local, finest) if alone[best] else finest
 
     def _mixed(self, ops: list[EdgeOperator]) -> torch.Tensor:
         """Values first (the transposed side, written last), then weights, then the batch index."""
@@ -191,6 +202,34 @@ class _Channels:
             read = high >= 0
             return high.view(op.target.shape) if torch.equal(low[read], high[read]) else None
         return None
+
+
+def _numbered_units(labels: torch.Tensor) -> torch.Tensor:
+    """As `numbered`, but where there is no unit it stays -1."""
+    numbers = numbered(labels)
+    return numbers - 1 if labels.numel() and int(narrowed(labels).min()) < 0 else numbers
+
+
+def _agreed(a: torch.Tensor, b: torch.Tensor, of_a: int, of_b: int) -> torch.Tensor:
+    """One number for each pair of labels 0, 1, ... that meet; -1 is no label.
+
+    Where only one has a label, it is the pair that this label is in elsewhere, if that is one and the same.
+    """
+    a, b = torch.broadcast_tensors(a, b)
+    both = (a >= 0) & (b >= 0)
+    codes = torch.where(both, a * of_b + b, -1)
+    if bool(both.all()):
+        return codes
+    for labels, count, first in ((a, of_a, of_a * of_b), (b, of_b, of_a * of_b + of_a)):
+        alone = (codes < 0) & (labels >= 0)
+        if not bool(alone.any()):
+            continue
+        low, high = torch.full((count,), torch.iinfo(torch.int64).max), torch.full((count,), -1)
+        low.scatter_reduce_(0, labels[both], codes[both], "amin")
+        high.scatter_reduce_(0, labels[both], codes[both], "amax")
+        table = torch.where(low == high, high, first + torch.arange(count))
+        codes = torch.where(alone, table[labels.clamp(min=0)], codes)
+    return codes
 
 
 def _regions(ops: list[EdgeOperator]) -> list[list[EdgeOperator]]:
