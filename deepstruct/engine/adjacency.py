@@ -150,8 +150,6 @@ def _identity(op: Identity, x: torch.Tensor, out: torch.Tensor, transpose: bool,
 
 def spread_to_parts(graph: StructureGraph, x: torch.Tensor) -> torch.Tensor:
     """Give every unit that is part of a sum the value of the sum, in place; returns x."""
-    if graph.parent is None:
-        return x
     for op in reversed(graph.operators):
         if not isinstance(op, Identity) or op.fused is False:
             continue

@@ -84,7 +84,7 @@ class _Half:
 
     def __init__(self, locator: Locator, start: torch.Tensor, transpose: bool) -> None:
         self.locator, self.graph, self.start, self.transpose = locator, locator.graph, start, transpose
-        self.fans = {id(op): _fan(op, transpose) for op in self.graph.operators}
+        self.fans = {id(op): fan(op, transpose) for op in self.graph.operators}
         room = 2**_BITS // (max(self.fans.values(), default=1) + 1)
         self.width = room.bit_length() - 1
         self.digits: dict[int, list[torch.Tensor]] = {}
@@ -221,7 +221,7 @@ def _pieces(digits: Sequence[torch.Tensor], width: int) -> tuple[torch.Tensor, l
     return table.view(len(parts), runs, _RUN).transpose(0, 1).contiguous(), shifts
 
 
-def _fan(op: EdgeOperator, transpose: bool) -> int:
+def fan(op: EdgeOperator, transpose: bool) -> int:
     """An upper bound of the terms that an operator adds to one slot of the side that it writes."""
     side = op.source if transpose else op.target
     return max(1, _edges(op, transpose)) * _repeats(side)

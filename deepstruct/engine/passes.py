@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from deepstruct.engine.exact import path_count
+from deepstruct.engine.exact import fan, path_count
 from deepstruct.engine.semiring import BOOLEAN, Counting, PathLength
+from deepstruct.engine.steps import SpaceMap
 from deepstruct.engine.stream import at_outputs
 from deepstruct.engine.sweeps import apply, spread, sweep
 from deepstruct.structure import vectors
@@ -28,7 +29,7 @@ def in_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
     Args:
         compact: float32 where that is exact, for the sum of two degrees as well.
     """
-    count = _counter(sum(op.fan_in() for op in graph.operators))
+    count = _counter(_most(graph, transpose=False))
     degree = vectors.full(graph.num_slots, count.dtype)
     for op in graph.operators:
         ones = _units(graph, op.source, count.dtype)
@@ -46,7 +47,7 @@ def out_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
     Args:
         compact: float32 where that is exact, for the sum of two degrees as well.
     """
-    count = _counter(sum(op.target.numel for op in graph.operators))
+    count = _counter(_most(graph, transpose=True))
     degree = vectors.full(graph.num_slots, count.dtype)
     for op in graph.operators:
         ones = _units(graph, op.target, count.dtype)
@@ -55,6 +56,19 @@ def out_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
         spread(graph, op, ones, degree, count, transpose=True)
     degree.round_()
     return degree if compact else vectors.converted(degree, torch.float64)
+
+
+def _most(graph: StructureGraph, *, transpose: bool) -> int:
+    """An upper bound of the in-degrees (out-degrees when transposed) of the units."""
+    spaces, most = SpaceMap(graph), dict.fromkeys(range(len(graph.spaces)), 0)
+    for op in graph.operators:
+        source, target = (op.target, op.source) if transpose else (op.source, op.target)
+        passed = 1
+        if not transpose and isinstance(op, Identity) and op.fused is not False:
+            passed = max((most[k] for k in spaces.of(source)), default=1)  # of a part, which the sum takes over
+        for k in spaces.of(target):
+            most[k] += fan(op, transpose) * passed
+    return max(most.values(), default=0)
 
 
 def _counter(most: int) -> Counting:

@@ -109,7 +109,9 @@ class Modular(Semiring):
         if operand.stride is not None and operand.injective:
             operand.gather(slots).remainder_(self.prime)
         else:
-            slots.remainder_(self.prime)
+            index = operand.index().reshape(-1)
+            index = index[index >= 0]
+            slots[index] = slots[index].remainder_(self.prime)
 
 
 def fan_in(op: EdgeOperator, transpose: bool) -> int:
@@ -142,10 +144,11 @@ class Boolean(Semiring):
         if operand.stride is not None and operand.injective:
             operand.gather(slots).bitwise_or_(values)
             return
+        index, words = operand.index(), values.expand(operand.shape)
         for bit in present(values):
-            arrived = torch.zeros_like(slots)
-            operand.reduce(arrived, (values >> bit) & 1, "amax")
-            slots |= arrived << bit
+            # an element that appears twice is given the same word twice
+            marked = index[((words >> bit) & 1).bool() & (index >= 0)]
+            slots[marked] = slots[marked] | (torch.ones((), dtype=self.dtype) << bit)
 
 
 def present(words: torch.Tensor) -> list[int]:

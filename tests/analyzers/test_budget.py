@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from zoo_compat import declare_torchvision_ops
 
 import deepstruct
 from deepstruct.analyzers.select import analyze_graph
@@ -192,3 +193,33 @@ def test_loops_over_the_explicit_graph_ask(analyzer: str, name: str) -> None:
     else:
         assert values == []
         assert "max_seconds" in skipped[0].reason
+
+
+def test_sizes_and_structure_of_a_language_model_without_weights_in_memory() -> None:
+    """A Llama on the meta device: what needs no values of weights is there, within a budget of its slots' size."""
+    declare_torchvision_ops()
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 8}
+    config = transformers.LlamaConfig(vocab_size=1000, use_cache=False, num_key_value_heads=4, **sizes)
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config).eval()
+    graph = deepstruct.extract(model, torch.randint(0, 1000, (1, 32)))
+    budget = 16 * graph.num_slots
+    report = deepstruct.analyze(graph, analyzer="operator", max_memory=budget)
+    zeroth = report["zeroth"]
+    assert zeroth["weights"] == 3 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512) + 256 * 1000
+    weight_edges = 32 * zeroth["weights"]
+    assert (zeroth["weight_edges"], zeroth["parallel_edges"]) == (weight_edges, 0)
+    assert zeroth["effective_nodes"] == zeroth["largest_component"] == zeroth["nodes"]
+    assert zeroth["effective_edges"] == zeroth["edges"]
+    assert zeroth["dead_in"] == zeroth["dead_out"] == 0
+    assert zeroth["in_degree_mean"] == pytest.approx(zeroth["edges"] / zeroth["nodes"])
+    units = deepstruct.extract(model, torch.randint(0, 1000, (1, 32)), attention="units")
+    told = deepstruct.analyze(units, analyzer="operator", metrics=["path_count", "longest_path", "path_length_mean"])
+    for name in ("path_count", "longest_path"):
+        assert zeroth[name] == told["zeroth"][name]
+    assert zeroth["path_length_mean"] == pytest.approx(told["zeroth"]["path_length_mean"])
+    for skipped in report.skipped:  # nothing but what reads weights, or vectors of float64
+        assert skipped.name.startswith("strength") or "assortativity" in skipped.name, skipped
+    for order in ("first", "second", "third"):
+        assert deepstruct.analyze(graph.quotient(order), metrics=["nodes"])[order]["nodes"] > 0

@@ -33,7 +33,7 @@ def test_digits_carry(seed, monkeypatch):
     graph = net(seed)
     expected = counted(graph)
     assert exact.path_count(graph) == expected
-    fan = max(exact._fan(op, way) for op in graph.operators for way in (False, True))
+    fan = max(exact.fan(op, way) for op in graph.operators for way in (False, True))
     for spare in (1, 3):  # digits of that many bits
         monkeypatch.setattr(exact, "_BITS", fan.bit_length() + 1 + spare)
         assert exact.path_count(graph) == expected

@@ -81,16 +81,14 @@ def _choice_mean(view: OperatorView) -> float:
 
 
 def _moment(which: int) -> Callable[[OperatorView], float]:
-    return lambda view: once(view, "length moments", lambda: lengths.length_moments(view.graph))[which]
+    return lambda view: once(view, "length moments", lambda: lengths.length_moments(view.passed))[which]
 
 
 def _length_shares(view: OperatorView) -> str:
-    need_units(view, "path_length_distribution")
     return json.dumps({str(k): share for k, share in lengths.length_shares(view.graph).items()})
 
 
 def _length_counts(view: OperatorView) -> str:
-    need_units(view, "path_length_counts")
     counts = lengths.length_counts(view.graph)
     if not counts:
         raise no_path()
@@ -99,7 +97,7 @@ def _length_counts(view: OperatorView) -> str:
 
 def _log_norm(mode: WeightMode) -> Callable[[OperatorView], float]:
     def compute(view: OperatorView) -> float:
-        total = flow.log_total(view.graph, mode)
+        total = flow.log_total(view.passed, mode)
         if total == -math.inf:
             raise no_path()
         return total / math.log(10)
@@ -108,7 +106,7 @@ def _log_norm(mode: WeightMode) -> Callable[[OperatorView], float]:
 
 
 def _path_entropy(mode: WeightMode) -> Callable[[OperatorView], float]:
-    return lambda view: entropy.path_entropy(view.graph, mode)
+    return lambda view: entropy.path_entropy(view.passed, mode)
 
 
 # -- best and worst paths
@@ -119,7 +117,6 @@ def _best(semiring: Extreme, factor: float = 1.0) -> Callable[[OperatorView], fl
 
     def compute(view: OperatorView) -> float:
         view.need_dag()
-        need_units(view, "a weighted path")
         begin = math.inf if semiring.bottleneck else 0.0
         start = torch.where(view.graph.is_source, begin, semiring.zero).to(semiring.dtype)
         ends = sweep(view.graph, start, semiring)[view.graph.is_output & view.graph.is_node]

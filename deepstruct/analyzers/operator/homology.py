@@ -124,11 +124,11 @@ def _metrics() -> list[Metric]:
 METRICS: list[Metric] = [
     Metric("beta_0", "operator", lambda view: len(view.components), definition=BETA_0),
     Metric(
-        "beta_1", "operator", lambda view: view.graph.num_edges - view.graph.num_nodes + len(view.components),
+        "beta_1", "operator", lambda view: view.structure.num_edges - view.structure.num_nodes + len(view.components),
         definition=BETA_1,
     ),
     Metric(
-        "component_size_mean", "operator", lambda view: view.graph.num_nodes / len(view.components),
+        "component_size_mean", "operator", lambda view: view.structure.num_nodes / len(view.components),
         definition=MEAN_SIZE, source=MGE, default=False, requires=("nonempty",),
     ),
     *_metrics(),

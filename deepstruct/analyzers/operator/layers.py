@@ -46,7 +46,7 @@ def _effective_edges(view: OperatorView) -> dict[str, int]:
 
 
 def _nodes(view: OperatorView) -> dict[str, int]:
-    return {s.name: view.graph.nodes_in(s) for s in view.graph.spaces}
+    return {s.name: view.structure.nodes_in(s) for s in view.structure.spaces}
 
 
 def _effective_nodes(view: OperatorView) -> dict[str, int]:

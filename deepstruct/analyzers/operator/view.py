@@ -20,7 +20,10 @@ from deepstruct.structure.scores import Join
 from deepstruct.structure.vectors import how_many
 from deepstruct.structure.weights import WeightUnion
 
-_VECTORS = 7  # slot vectors of 8 bytes that are alive at once, at most
+# bytes a slot that are alive at once, at most
+_VECTORS = 56  # seven vectors of float64
+_DEGREES = 12  # two vectors of float32, and marks
+_PASSED = 8  # marks alone: sweeps of truth values, and sweeps that keep a space only while it is in use
 _MARKS = 3  # bytes a slot that sizes need: what is a node, an input, an output
 
 
@@ -56,20 +59,25 @@ class OperatorView:
     @property
     def graph(self) -> StructureGraph:
         """The graph, for passes. Raises CapacityError where vectors over its slots do not fit `max_memory`."""
-        if self._vectors > self.context.max_memory:
-            need, budget = (f"{amount / 2**30:.3g} GiB" for amount in (self._vectors, self.context.max_memory))
+        return self._within(_VECTORS)
+
+    @property
+    def passed(self) -> StructureGraph:
+        """The graph, for passes that keep no more than marks. Raises CapacityError where those do not fit."""
+        return self._within(_PASSED)
+
+    def _within(self, per_slot: int) -> StructureGraph:
+        need = per_slot * self.structure.num_slots + 16 * self._largest_activation
+        if need > self.context.max_memory:
+            shown, budget = (f"{amount / 2**30:.3g} GiB" for amount in (need, self.context.max_memory))
             raise CapacityError(
-                f"needs about {need} for vectors over the units, more than the budget of {budget} (max_memory)",
-                self._vectors,
+                f"needs about {shown} for vectors over the units, more than the budget of {budget} (max_memory)", need
             )
         return self.structure
 
     @cached_property
-    def _vectors(self) -> int:
-        """Bytes of the slot vectors, and of the largest activation twice."""
-        graph = self.structure
-        largest = max((max(op.source.numel, op.target.numel) for op in graph.operators), default=0)
-        return 8 * _VECTORS * graph.num_slots + 16 * largest
+    def _largest_activation(self) -> int:
+        return max((max(op.source.numel, op.target.numel) for op in self.structure.operators), default=0)
 
     def need_dag(self) -> None:
         if not self.structure.is_dag:
@@ -102,14 +110,14 @@ class OperatorView:
 
         For recurrences that do more to a vector over slots than to pass it along edges and add it up.
         """
-        self.graph.need_units(what)
+        self.passed.need_units(what)
 
     def count_where(
         self, condition: Callable[..., torch.Tensor], *slots: torch.Tensor, joins: Sequence[Join] | None = None
     ) -> dict[str, int]:
         """Per space the number of nodes for which a condition on the values of vectors over slots holds."""
-        out = {space.name: 0 for space in self.graph.spaces}
-        for space, values, counts in self.graph.blocks(*slots, joins=joins):
+        out = {space.name: 0 for space in self.passed.spaces}
+        for space, values, counts in self.passed.blocks(*slots, joins=joins):
             holds = condition(*values)
             out[space.name] += int((holds if counts is None else counts[holds]).sum())
         return out
@@ -119,9 +127,10 @@ class OperatorView:
     @cached_property
     def degrees(self) -> dict[str, torch.Tensor]:
         """ "in_degree" and "out_degree" per slot, in the smallest dtype that holds them and their sum exactly."""
+        graph = self._within(_DEGREES)
         return {
-            "in_degree": passes.in_degree(self.graph, compact=True),
-            "out_degree": passes.out_degree(self.graph, compact=True),
+            "in_degree": passes.in_degree(graph, compact=True),
+            "out_degree": passes.out_degree(graph, compact=True),
         }
 
     @property
@@ -172,9 +181,9 @@ class OperatorView:
 
     @cached_property
     def _counts_by_space(self) -> dict[str, dict[str, np.ndarray]]:
-        names = {space.name: np.zeros(0, np.int64) for space in self.graph.spaces}
+        names = {space.name: np.zeros(0, np.int64) for space in self.passed.spaces}
         out = {vector: dict(names) for vector in ("in_degree", "out_degree", "degree")}
-        for space, (into, onward), counts in self.graph.blocks(*self.degrees.values()):
+        for space, (into, onward), counts in self.passed.blocks(*self.degrees.values()):
             # numbers of edges are below 2**53: float64 weights keep them whole
             weights = None if counts is None else counts.numpy().astype(np.float64)
             for vector, values in (("in_degree", into), ("out_degree", onward), ("degree", into + onward)):
@@ -205,7 +214,7 @@ class OperatorView:
     @cached_property
     def hidden_slots(self) -> torch.Tensor:
         """Boolean per slot: neither input nor output."""
-        return ~(self.graph.is_source | self.graph.is_output)
+        return ~(self.passed.is_source | self.passed.is_output)
 
     @property
     def is_hidden(self) -> np.ndarray:
@@ -215,21 +224,21 @@ class OperatorView:
     @cached_property
     def reached(self) -> torch.Tensor:
         """Boolean per slot: reached from a source."""
-        if self.graph.is_dag:
-            return passes.reached(self.graph)
-        return fixpoint(self.graph, self.graph.is_source, directions=(False,)) > 0.5
+        if self.passed.is_dag:
+            return passes.reached(self.passed)
+        return fixpoint(self.passed, self.passed.is_source, directions=(False,)) > 0.5
 
     @cached_property
     def reaching(self) -> torch.Tensor:
         """Boolean per slot: reaching an output."""
-        if self.graph.is_dag:
-            return passes.reaching(self.graph)
-        return fixpoint(self.graph, self.graph.is_output, directions=(True,)) > 0.5
+        if self.passed.is_dag:
+            return passes.reaching(self.passed)
+        return fixpoint(self.passed, self.passed.is_output, directions=(True,)) > 0.5
 
     @cached_property
     def effective(self) -> torch.Tensor:
         """Boolean per slot: a node on at least one path from a source to an output; False on carriers of scores."""
-        return self.reached & self.reaching & self.graph.is_node
+        return self.reached & self.reaching & self.passed.is_node
 
     @property
     def effective_nodes(self) -> np.ndarray:
@@ -244,15 +253,15 @@ class OperatorView:
     @cached_property
     def effective_edges(self) -> list[int]:
         """Per operator the edges that are on a path from a source to an output: <b, A f>."""
-        return [self._effective_edges(op) for op in self.graph.operators]
+        return [self._effective_edges(op) for op in self.passed.operators]
 
     def _ends(self, op: EdgeOperator) -> tuple[torch.Tensor, torch.Tensor]:
         """Boolean source elements that are reached, and target elements that reach an output."""
         source = op.source.gather(self.reached, False)
         target = op.target.gather(self.reaching, False)
-        if self.graph.live is not None:
-            source = source & op.source.gather(self.graph.live, False)
-            target = target & op.target.gather(self.graph.live, False)
+        if self.passed.live is not None:
+            source = source & op.source.gather(self.passed.live, False)
+            target = target & op.target.gather(self.passed.live, False)
         return source, target
 
     def _effective_edges(self, op: EdgeOperator) -> int:
@@ -272,7 +281,7 @@ class OperatorView:
     def effective_parameters(self) -> int:
         """Stored weights with at least one edge on a path from a source to an output, tied ones once."""
         union = WeightUnion()
-        for op in self.graph.operators:
+        for op in self.passed.operators:
             if op.weight is None or not op.weighted:
                 continue
             source, target = self._ends(op)
@@ -288,15 +297,15 @@ class OperatorView:
     @cached_property
     def path_count(self) -> int:
         self.need_dag()
-        return passes.path_count(self.graph)
+        return passes.path_count(self.passed)
 
     def path_length(self, longest: bool) -> int:
         """Edges on the longest or shortest path from a source to an output."""
         if longest:
             self.need_dag()
-        if not self.graph.is_dag:
+        if not self.passed.is_dag:
             return self._shortest_by_waves()
-        lengths = passes.output_lengths(self.graph, longest=longest)
+        lengths = passes.output_lengths(self.passed, longest=longest)
         lengths = lengths[lengths >= 0]
         if lengths.numel() == 0:
             raise MetricError("no path leads from an input to an output")
@@ -304,14 +313,14 @@ class OperatorView:
 
     def _shortest_by_waves(self) -> int:
         """Breadth-first waves, for graphs with cycles (no unit is part of a sum there)."""
-        here = self.graph.is_source.to(BOOLEAN.dtype)
+        here = self.passed.is_source.to(BOOLEAN.dtype)
         length = 0
         while True:
-            if bool((self.graph.is_output & (here > 0)).any()):
+            if bool((self.passed.is_output & (here > 0)).any()):
                 return length
             after = here.clone()
-            for op in self.graph.operators:
-                BOOLEAN.join(after, op.target, apply(self.graph, op, here, BOOLEAN))
+            for op in self.passed.operators:
+                BOOLEAN.join(after, op.target, apply(self.passed, op, here, BOOLEAN))
             if torch.equal(after, here):
                 raise MetricError("no path leads from an input to an output")
             here, length = after, length + 1
@@ -323,7 +332,7 @@ class OperatorView:
         Components are flooded one by one; nodes without any edge need no flooding. Many are labelled all at once,
         where every unit has a slot.
         """
-        graph = self.graph
+        graph = self.passed
         joined = self.degrees["in_degree"] != 0
         joined |= self.degrees["out_degree"] != 0
         alone = graph.is_node & ~joined

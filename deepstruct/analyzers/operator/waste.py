@@ -24,15 +24,15 @@ def _removable(dead: str, met: str) -> Callable[[OperatorView], float]:
     """Share of the edges that meet hidden nodes without edges on the other side."""
 
     def compute(view: OperatorView) -> float:
-        if view.graph.num_edges == 0:
+        if view.structure.num_edges == 0:
             raise MetricError("the graph has no edges")
         amount = 0.0
         vectors = (view.hidden_slots, getattr(view, f"{dead}_slots"), getattr(view, f"{met}_slots"))
-        for _, (hidden, none, edges), counts in view.graph.blocks(*vectors):
+        for _, (hidden, none, edges), counts in view.passed.blocks(*vectors):
             here = hidden & (none == 0)
             weight = edges[here] if counts is None else edges[here] * counts[here]
             amount += float(weight.sum(dtype=torch.float64))
-        return amount / view.graph.num_edges
+        return amount / view.structure.num_edges
 
     return compute
 
@@ -40,7 +40,7 @@ def _removable(dead: str, met: str) -> Callable[[OperatorView], float]:
 def _collapsed(view: OperatorView) -> int:
     """Layers with weights of which no weight edge is effective."""
     alive: dict[str, int] = {}
-    for op, count in zip(view.graph.operators, view.effective_edges, strict=True):
+    for op, count in zip(view.structure.operators, view.effective_edges, strict=True):
         if op.weighted:
             name = _space_of(view, op).name
             alive[name] = alive.get(name, 0) + count
