@@ -1,7 +1,7 @@
 """Recurrent layers and models whose input-to-hidden and hidden-to-hidden connections can be masked.
 
-A mask is applied to the weights once for each sequence; the sequence itself runs in PyTorch's fused kernels where
-there is one for the cell, so that a masked model costs what a dense one costs.
+A mask is applied to the weights once for each sequence. In training on CPUs the sequence runs in passes of our own,
+through the sparse kernels where the hidden-to-hidden mask is sparse enough; else in PyTorch's fused kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from deepstruct.errors import InputError
 from deepstruct.sparse import recurrent_ops
-from deepstruct.sparse.checks import check_finite, check_mask
+from deepstruct.sparse.checks import check_backend, check_finite, check_mask
+from deepstruct.sparse.plan import plan_of
 
 __all__ = [
     "BaseRecurrentLayer",
@@ -37,10 +38,14 @@ class BaseRecurrentLayer(nn.Module):
         input_size: features of the input.
         hidden_size: features of the hidden state.
         batch_first: whether sequences are (batch, steps, features) rather than (steps, batch, features).
+
+    `backend` says how hidden-to-hidden products of sequences are done on the CPU: "sparse" computes only where the
+    mask is true, "dense" multiplies whole matrices, "auto" takes what was measured to be faster here.
     """
 
     gates = 1
     cell = ""  # name of the fused kernel
+    backend = "auto"
 
     def __init__(self, input_size: int, hidden_size: int, batch_first: bool = False, **_: Any) -> None:
         super().__init__()
@@ -159,16 +164,27 @@ class BaseRecurrentLayer(nn.Module):
     # -- over a sequence
 
     def _run(self, input: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
-        weights = self.masked_weights()
         x = input.transpose(0, 1) if self._batch_first else input
         if not self.cell:
-            out, last = self._unrolled(x, state, weights)
+            out, last = self._unrolled(x, state, self.masked_weights())
         else:
-            run = torch.ops.deepstruct.recurrent if torch.compiler.is_compiling() else recurrent_ops.fused
-            rest = state[1] if len(state) == 2 else x.new_empty(0)
-            out, h, c = run(self.cell, x, state[0], rest, *weights)
+            out, h, c = self._whole(x, state[0], state[1] if len(state) == 2 else x.new_empty(0))
             last = (h, c) if len(state) == 2 else h
         return (out.transpose(0, 1) if self._batch_first else out), last
+
+    def _whole(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if torch.compiler.is_compiling():
+            return recurrent_ops.compiled(self.cell, x, h, c, *self.masked_weights())
+        stored = (self._weight_ih, self._weight_hh, self._bias_ih, self._bias_hh)
+        own = recurrent_ops.ours(x, h, c, *stored)
+        if own:
+            plan = plan_of(self._mask_h2h)
+            if plan.wants_sparse(check_backend(self.backend), len(h), x.dtype):
+                ih = self._weight_ih * self._mask_i2h.to(x.dtype)
+                return recurrent_ops.run(self.cell, x, h, c, ih, *stored[1:], structure=plan.structure())
+            own = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h, c, *stored))
+        run = recurrent_ops.run if own else recurrent_ops.fused
+        return run(self.cell, x, h, c, *self.masked_weights())
 
     def _unrolled(self, x: Tensor, state: Any, weights: Sequence[Tensor]) -> tuple[Tensor, Any]:
         """Step by step, for cells without a fused kernel; the input is projected in one product."""

@@ -55,15 +55,17 @@ def fit(
     *,
     seed: int = 0,
     batch: int = 60,
+    rate: float = 1.2e-3,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
     attach: Callable[[nn.Module, torch.optim.Optimizer], Any] | None = None,
 ) -> float:
     """Train by cross entropy and return the accuracy on the test images.
 
     Args:
+        rate: of Adam, unless there is another `optimizer`.
         attach: what to attach to the model and its optimizer; its `step()` is called after each step.
     """
-    chosen = torch.optim.Adam(model.parameters(), 1.2e-3) if optimizer is None else optimizer(model.parameters())
+    chosen = torch.optim.Adam(model.parameters(), rate) if optimizer is None else optimizer(model.parameters())
     session = attach(model, chosen) if attach is not None else None
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):

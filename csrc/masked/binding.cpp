@@ -258,6 +258,60 @@ void write_support(Tensor values, Tensor table, Tensor row_ids, Tensor columns, 
   weight.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
 }
 
+// The number of units of a tile whose samples lie side by side, (features, samples).
+int units_of(const Tensor& tile, int64_t features) {
+  expect(tile, tile.scalar_type(), "a tile");
+  STD_TORCH_CHECK(tile.scalar_type() == ScalarType::Float || tile.scalar_type() == ScalarType::Double,
+                  "deepstruct: the kernels compute in float32 and float64");
+  STD_TORCH_CHECK(tile.dim() == 2 && tile.size(0) == features, "deepstruct: a tile must have ", features, " rows");
+  const int64_t bytes = tile.size(1) * static_cast<int64_t>(tile.element_size());
+  STD_TORCH_CHECK(bytes > 0 && bytes % deepstruct::kUnit == 0 && bytes <= deepstruct::kMaxUnits * deepstruct::kUnit,
+                  "deepstruct: a tile has rows of 64, 128, 192 or 256 bytes");
+  return static_cast<int>(bytes / deepstruct::kUnit);
+}
+
+// out (rows, batch) += W x, x (cols, batch): both are tiles already.
+void sparse_product_(Tensor x, Tensor values, Tensor table, Tensor row_ids, Tensor columns, Tensor out) {
+  const deepstruct::Layout layout = layout_of(table, row_ids, columns);
+  const int units = units_of(x, layout.cols);
+  expect_like(values, x, columns.numel(), "the values");
+  expect_like(out, x, layout.rows * x.size(1), "the result");
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t width = x.size(1);
+    kParallel(layout.panels, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; ++panel)
+        for (int64_t block = 0; block < layout.blocks; ++block)
+          deepstruct::kernels<T>().product(&layout, data<T>(values), panel, block, units,
+                                           data<T>(x) + block * layout.block * width, nullptr,
+                                           static_cast<T*>(out.data_ptr()) + panel * deepstruct::kPanel * width);
+    });
+  };
+  x.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
+}
+
+// grad_values += grad x' on the support, grad (rows, batch) and x (cols, batch) tiles.
+void sparse_support_(Tensor grad, Tensor x, Tensor table, Tensor row_ids, Tensor columns, Tensor grad_values) {
+  const deepstruct::Layout layout = layout_of(table, row_ids, columns);
+  const int units = units_of(x, layout.cols);
+  expect_like(grad, x, layout.rows * x.size(1), "the gradient");
+  expect_like(grad_values, x, columns.numel(), "the values' gradient");
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t width = x.size(1);
+    kParallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t panel = task / layout.blocks, block = task % layout.blocks;
+        deepstruct::kernels<T>().support(&layout, panel, block, units,
+                                         data<T>(grad) + panel * deepstruct::kPanel * width,
+                                         data<T>(x) + block * layout.block * width, nullptr, false,
+                                         static_cast<T*>(grad_values.data_ptr()));
+      }
+    });
+  };
+  x.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
+}
+
 template <typename T>
 Tensor copy_of(const std::vector<T>& from, const Tensor& like, ScalarType dtype) {
   Tensor out = torch::stable::new_empty(like, {static_cast<int64_t>(from.size())}, dtype);
@@ -285,6 +339,8 @@ STABLE_TORCH_LIBRARY_IMPL(deepstruct, CPU, m) {
   m.impl("sparse_linear_backward", TORCH_BOX(&sparse_linear_backward));
   m.impl("read_support", TORCH_BOX(&read_support));
   m.impl("write_support", TORCH_BOX(&write_support));
+  m.impl("sparse_product_", TORCH_BOX(&sparse_product_));
+  m.impl("sparse_support_", TORCH_BOX(&sparse_support_));
   m.impl("build_layout", TORCH_BOX(&build_layout));
   m.impl("dag_forward", TORCH_BOX(&dag_forward));
   m.impl("dag_backward", TORCH_BOX(&dag_backward));

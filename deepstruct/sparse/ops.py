@@ -31,7 +31,18 @@ _library.define("read_support(Tensor weight, Tensor table, Tensor row_ids, Tenso
 _library.define(
     "write_support(Tensor values, Tensor table, Tensor row_ids, Tensor columns, Tensor(a!) weight) -> ()"
 )
-for _name in ("sparse_linear", "sparse_linear_backward", "build_layout", "read_support", "write_support"):
+# Feature-major: x (cols, batch), out (rows, batch), grad (rows, batch), rows of 64, 128, 192 or 256 bytes; both add.
+_library.define(
+    "sparse_product_(Tensor x, Tensor values, Tensor table, Tensor row_ids, Tensor columns, Tensor(a!) out) -> ()"
+)
+_library.define(
+    "sparse_support_(Tensor grad, Tensor x, Tensor table, Tensor row_ids, Tensor columns, "
+    "Tensor(a!) grad_values) -> ()"
+)
+for _name in (
+    "sparse_linear", "sparse_linear_backward", "build_layout", "read_support", "write_support", "sparse_product_",
+    "sparse_support_",
+):  # fmt: skip
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 for _name in ("sparse_linear", "sparse_linear_backward"):
     _library.impl(_name, cuda.chosen(_name, getattr(reference, _name)), "CUDA")
@@ -57,6 +68,16 @@ def _(weight: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor) -> Tensor
 
 @torch.library.register_fake("deepstruct::write_support", lib=_library)
 def _(values: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor, weight: Tensor) -> None:
+    return None
+
+
+@torch.library.register_fake("deepstruct::sparse_product_", lib=_library)
+def _(x: Tensor, values: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor, out: Tensor) -> None:
+    return None
+
+
+@torch.library.register_fake("deepstruct::sparse_support_", lib=_library)
+def _(grad: Tensor, x: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor, grad_values: Tensor) -> None:
     return None
 
 

@@ -1,4 +1,7 @@
-"""A recurrent layer over a sequence: PyTorch's fused kernels, and the same as an operator that compilers accept.
+"""A recurrent layer over a sequence, as something to differentiate and as an operator that compilers accept.
+
+Training on CPUs runs in passes of our own (`recurrent_passes`), half as long as PyTorch's; all else in PyTorch's
+fused kernels.
 
 Shapes: x (steps, batch, input), states (batch, hidden), weights (gates * hidden, input) and (gates * hidden,
 hidden), biases (gates * hidden,). Cells are "rnn_tanh", "rnn_relu", "gru" and "lstm", with gates in PyTorch's order.
@@ -6,12 +9,18 @@ hidden), biases (gates * hidden,). Cells are "rnn_tanh", "rnn_relu", "gru" and "
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+from deepstruct.sparse import ops  # noqa: F401  (defines torch.ops.deepstruct)
+from deepstruct.sparse.recurrent_cells import CELLS
+from deepstruct.sparse.recurrent_passes import TILE, UNIT, DenseProduct, Kept, Product, SparseProduct, backward, forward
+from deepstruct.sparse.structure import Structure
 
 _VF: Any = torch._VF
 
@@ -31,120 +40,210 @@ def packed_lstm(data: Tensor, batch_sizes: Tensor, state: Sequence[Tensor], weig
     return cells
 
 
+def ours(*operands: Tensor) -> bool:
+    """Whether the passes of our own run on x, h, c and so on: on the CPU, in plain single or double precision."""
+    first = operands[0]
+    return (
+        first.device.type == "cpu"
+        and first.dtype in (torch.float32, torch.float64)
+        and all(t.dtype == first.dtype and t.device == first.device for t in operands)
+        and all(t.numel() for t in operands[:2])
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+    )
+
+
+def unrolled(
+    cell: str, x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as `fused`, step by step in plain operations: differentiable as often as you like."""
+    outputs, n = [], h.shape[1]
+    for step in linear(x, w_ih, b_ih):
+        hidden = linear(h, w_hh, b_hh)
+        if cell == "gru":
+            reset, update = torch.sigmoid(step[:, : 2 * n] + hidden[:, : 2 * n]).chunk(2, 1)
+            new = torch.tanh(step[:, 2 * n :] + reset * hidden[:, 2 * n :])
+            h = new + update * (h - new)
+        elif cell == "lstm":
+            i, f, g, o = (step + hidden).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        else:
+            h = torch.tanh(step + hidden) if cell == "rnn_tanh" else torch.relu(step + hidden)
+        outputs.append(h)
+    return torch.stack(outputs), h, c
+
+
+class SequenceFunction(torch.autograd.Function):
+    """A sequence in passes of our own: hidden states of all steps, the last one, and the last cell state.
+
+    With a structure, only its support counts of w_hh, and its gradient is zero elsewhere.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: str, structure: Structure | None, x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor,
+        b_ih: Tensor, b_hh: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        ctx.set_materialize_grads(False)
+        ctx.cell, ctx.structure = cell, structure
+        kept = forward(cell, x, h, c, w_ih, _product(w_hh, structure, len(h)), b_ih, b_hh)
+        ctx.save_for_backward(x, h, c, w_ih, w_hh, b_ih, b_hh, *kept)
+        return _results(kept, c)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        *operands, states, cells, gates, extra = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, *_twice(ctx, operands, grads)
+        x, h, _, w_ih, w_hh = operands[:5]
+        product = _product(w_hh, ctx.structure, len(h))
+        with denormals_flushed():
+            kept, (grad_out, grad_h, grad_c) = Kept(states, cells, gates, extra), grads
+            found = backward(ctx.cell, kept, x, w_ih, product, grad_out, grad_h, grad_c, ctx.needs_input_grad[2])
+        needed = zip(found, ctx.needs_input_grad[2:], strict=True)
+        return None, None, *(grad if need and grad.numel() else None for grad, need in needed)
+
+
+def _product(weight: Tensor, structure: Structure | None, batch: int) -> Product:
+    return DenseProduct(weight, batch) if structure is None else SparseProduct(weight, structure, batch)
+
+
+def _results(kept: Kept, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    out = kept.states[1:].transpose(1, 2).contiguous()
+    last = kept.cells[-1].t().contiguous() if kept.cells.numel() else c.clone()
+    return out, kept.states[-1].t().contiguous(), last
+
+
+def _twice(ctx: Any, operands: list[Tensor], grads: tuple[Any, ...]) -> list[Tensor | None]:
+    """The backward pass of the plain operations, which can be differentiated again."""
+    x, h, c, w_ih, w_hh, b_ih, b_hh = operands
+    if ctx.structure is not None:
+        support = torch.ops.deepstruct.read_support(torch.ones_like(w_hh), *ctx.structure[:3])
+        mask = torch.empty_like(w_hh)
+        torch.ops.deepstruct.write_support(support, *ctx.structure[:3], mask)
+        w_hh = w_hh * mask
+    results = unrolled(ctx.cell, x, h, c, w_ih, w_hh, b_ih, b_hh)
+    given = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None and r.requires_grad]
+    wanted = [t for t, need in zip(operands, ctx.needs_input_grad[2:], strict=True) if need]
+    found = iter(
+        torch.autograd.grad([r for r, _ in given], wanted, [g for _, g in given], create_graph=True, allow_unused=True)
+    )
+    return [next(found) if need else None for need in ctx.needs_input_grad[2:]]
+
+
+@contextlib.contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Numbers below the smallest normal one are zero meanwhile.
+
+    Gradients that vanish over many steps pass through denormal numbers, which processors work on ten times as long.
+    """
+    if bool(torch.full((), 1e-310, dtype=torch.float64) * 1 == 0) or not torch.set_flush_denormal(True):
+        yield  # so it is anyway, or cannot be here
+        return
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def run(
+    cell: str, x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor,
+    structure: Structure | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The passes of our own, with a batch of any size: the sparse kernels take it in parts."""
+    operands = (x, h, c, w_ih, w_hh, b_ih, b_hh)
+    if structure is None:
+        return SequenceFunction.apply(cell, None, *operands)
+    batch, unit, most = len(h), UNIT // x.element_size(), TILE // x.element_size()
+    parts = [
+        SequenceFunction.apply(
+            cell, structure, _padded(x[:, low : low + most], 1, unit), _padded(h[low : low + most], 0, unit),
+            _padded(c[low : low + most], 0, unit), *operands[3:],
+        )
+        for low in range(0, batch, most)
+    ]  # fmt: skip
+    out, last, cells = (_joined(p, dim) for p, dim in zip(zip(*parts, strict=True), (1, 0, 0), strict=True))
+    return out[:, :batch], last[:batch], cells[:batch]
+
+
+def _joined(parts: tuple[Tensor, ...], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _padded(tensor: Tensor, dim: int, unit: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[dim] = -shape[dim] % unit
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim) if shape[dim] else tensor
+
+
+# -- the same as an operator: its first result is what the hidden states are views of
+
+
 @torch.library.custom_op("deepstruct::recurrent", mutates_args=())
 def _recurrent(
     cell: str, x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    out, last, cells = fused(cell, x, h, c, w_ih, w_hh, b_ih, b_hh)
-    return out.contiguous(), last.clone(), cells.clone()  # an operator's results share nothing
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kept = forward(cell, x, h, c, w_ih, DenseProduct(w_hh, len(h)), b_ih, b_hh)
+    return kept.states, kept.cells, kept.gates, kept.extra
 
 
 @_recurrent.register_fake
-def _(cell: str, x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape[0], x.shape[1], h.shape[1]), h.new_empty(h.shape), c.new_empty(c.shape)
+def _(
+    cell: str, x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kind, (batch, hidden), steps = CELLS[cell], h.shape, x.shape[0]
+    gates = x.new_empty(steps, kind.gates * hidden, batch)
+    states = x.new_empty(steps + 1, hidden, batch)
+    cells = x.new_empty(steps + 1, hidden, batch) if kind.has_cell else x.new_empty(0)
+    return states, cells, gates, torch.empty_like(gates) if kind.split else x.new_empty(0)
 
 
 @torch.library.custom_op("deepstruct::recurrent_backward", mutates_args=())
 def _recurrent_backward(
-    cell: str, grad_out: Tensor, grad_h: Tensor, grad_c: Tensor, out: Tensor, x: Tensor, h: Tensor, c: Tensor,
-    w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor,
+    cell: str, grad_states: Tensor, grad_cells: Tensor, x: Tensor, w_ih: Tensor, w_hh: Tensor, states: Tensor,
+    cells: Tensor, gates: Tensor, extra: Tensor,
 ) -> list[Tensor]:  # fmt: skip
-    """Back through time by hand: the fused kernels keep what they would need to themselves.
-
-    Gates are computed again, for all steps in one product, from the hidden states; so are the weights' gradients.
-    """
-    before = torch.cat([h[None], out[:-1]])
-    from_x, from_h = linear(x, w_ih, b_ih), linear(before, w_hh, b_hh)
-    grad_x_gates, grad_h_gates, grad_h, grad_c = _BACKWARD[cell](
-        out, before, from_x, from_h, c, grad_out, grad_h, grad_c, w_hh
-    )
-    return [
-        grad_x_gates @ w_ih, grad_h.clone(), grad_c.clone(),
-        grad_x_gates.flatten(0, 1).T @ x.flatten(0, 1), grad_h_gates.flatten(0, 1).T @ before.flatten(0, 1),
-        grad_x_gates.sum((0, 1)), grad_h_gates.sum((0, 1)),
-    ]  # fmt: skip
+    with denormals_flushed():
+        found = backward(
+            cell, Kept(states, cells, gates, extra), x, w_ih, DenseProduct(w_hh, x.shape[1]),
+            grad_states[1:].transpose(1, 2), None, grad_cells[-1].t() if grad_cells.numel() else None, True,
+        )  # fmt: skip
+    return [t.contiguous() for t in found]
 
 
 @_recurrent_backward.register_fake
-def _(cell: str, a: Tensor, b: Tensor, c: Tensor, out: Tensor, *inputs: Tensor) -> list[Tensor]:
-    return [t.new_empty(t.shape) for t in inputs]
-
-
-Gates = tuple[Tensor, Tensor, Tensor, Tensor]  # gradients of both projections' gates and of the first states
-
-
-def _rnn(derivative: Callable[[Tensor], Tensor]) -> Callable[..., Gates]:
-    def backward(
-        out: Tensor, before: Tensor, from_x: Tensor, from_h: Tensor, c: Tensor, grad_out: Tensor, grad: Tensor,
-        grad_c: Tensor, w_hh: Tensor,
-    ) -> Gates:  # fmt: skip
-        slope, gates = derivative(out), torch.empty_like(from_x)
-        for t in range(len(out) - 1, -1, -1):
-            gates[t] = (grad + grad_out[t]) * slope[t]
-            grad = gates[t] @ w_hh
-        return gates, gates, grad, grad_c
-
-    return backward
-
-
-def _gru(
-    out: Tensor, before: Tensor, from_x: Tensor, from_h: Tensor, c: Tensor, grad_out: Tensor, grad: Tensor,
-    grad_c: Tensor, w_hh: Tensor,
-) -> Gates:  # fmt: skip
-    width = out.shape[2]
-    reset, update = torch.sigmoid(from_x[..., : 2 * width] + from_h[..., : 2 * width]).chunk(2, -1)
-    candidate = from_h[..., 2 * width :]
-    new = torch.tanh(from_x[..., 2 * width :] + reset * candidate)
-    slope_new = (1 - update) * (1 - new * new)
-    slope_update = (before - new) * update * (1 - update)
-    slope_reset = candidate * reset * (1 - reset)
-    x_gates, h_gates = torch.empty_like(from_x), torch.empty_like(from_h)
-    for t in range(len(out) - 1, -1, -1):
-        grad = grad + grad_out[t]
-        inner = grad * slope_new[t]
-        x_gates[t] = torch.cat([inner * slope_reset[t], grad * slope_update[t], inner], -1)
-        h_gates[t] = torch.cat([x_gates[t, :, : 2 * width], inner * reset[t]], -1)
-        grad = grad * update[t] + h_gates[t] @ w_hh
-    return x_gates, h_gates, grad, grad_c
-
-
-def _lstm(
-    out: Tensor, before: Tensor, from_x: Tensor, from_h: Tensor, c: Tensor, grad_out: Tensor, grad: Tensor,
-    grad_c: Tensor, w_hh: Tensor,
-) -> Gates:  # fmt: skip
-    i, f, g, o = (from_x + from_h).chunk(4, -1)
-    i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
-    cells = [c]
-    for fresh, kept in zip(i * g, f, strict=True):
-        cells.append(kept * cells[-1] + fresh)
-    curved = torch.tanh(torch.stack(cells[1:]))
-    slopes = torch.stack([g * i * (1 - i), torch.stack(cells[:-1]) * f * (1 - f), i * (1 - g * g)], 2)
-    slope_out, slope_cell = curved * o * (1 - o), o * (1 - curved * curved)
-    gates = torch.empty_like(from_x)
-    for t in range(len(out) - 1, -1, -1):
-        grad = grad + grad_out[t]
-        grad_c = grad_c + grad * slope_cell[t]
-        gates[t] = torch.cat([(grad_c[:, None] * slopes[t]).flatten(1), grad * slope_out[t]], -1)
-        grad, grad_c = gates[t] @ w_hh, grad_c * f[t]
-    return gates, gates, grad, grad_c
-
-
-_BACKWARD: dict[str, Callable[..., Gates]] = {
-    "rnn_tanh": _rnn(lambda out: 1 - out * out),
-    "rnn_relu": _rnn(lambda out: (out > 0).to(out.dtype)),
-    "gru": _gru,
-    "lstm": _lstm,
-}
+def _(
+    cell: str, grad_states: Tensor, grad_cells: Tensor, x: Tensor, w_ih: Tensor, w_hh: Tensor, states: Tensor,
+    cells: Tensor, gates: Tensor, extra: Tensor,
+) -> list[Tensor]:  # fmt: skip
+    hidden, batch = states.shape[1:]
+    h = x.new_empty(batch, hidden)
+    c = torch.empty_like(h) if CELLS[cell].has_cell else x.new_empty(0)
+    bias = x.new_empty(w_ih.shape[0])
+    shapes = [t.new_empty(t.shape) for t in (x, h, c, w_ih, w_hh)]
+    return [*shapes, bias, torch.empty_like(bias)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.cell = inputs[0]
-    ctx.save_for_backward(output[0], *inputs[1:])
+    x, w_ih, w_hh = inputs[1], inputs[4], inputs[5]
+    ctx.save_for_backward(x, w_ih, w_hh, *output)
 
 
-def _backward(ctx: Any, grad_out: Tensor, grad_h: Tensor, grad_c: Tensor) -> tuple[Any, ...]:
-    grads = torch.ops.deepstruct.recurrent_backward(ctx.cell, grad_out, grad_h, grad_c, *ctx.saved_tensors)
+def _backward(ctx: Any, grad_states: Tensor, grad_cells: Tensor, grad_gates: Any, grad_extra: Any) -> tuple[Any, ...]:
+    grads = torch.ops.deepstruct.recurrent_backward(ctx.cell, grad_states, grad_cells, *ctx.saved_tensors)
+    if not CELLS[ctx.cell].has_cell:
+        grads[2] = None
     return (None, *grads)
 
 
 torch.library.register_autograd("deepstruct::recurrent", _backward, setup_context=_keep)
+
+
+def compiled(cell: str, x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `run` gives without a structure, for compilers."""
+    states, cells, _, _ = torch.ops.deepstruct.recurrent(cell, x, h, c, *weights)
+    return states[1:].transpose(1, 2), states[-1].t(), cells[-1].t() if CELLS[cell].has_cell else c

@@ -68,6 +68,20 @@ def write_support(values: Tensor, table: Tensor, row_ids: Tensor, columns: Tenso
     weight[coordinates(table, row_ids, columns)] = values
 
 
+def sparse_product_(
+    x: Tensor, values: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor, out: Tensor
+) -> None:
+    """out (rows, batch) += W x, x (cols, batch)."""
+    out.addmm_(dense_weight(values, table, row_ids, columns), x)
+
+
+def sparse_support_(
+    grad: Tensor, x: Tensor, table: Tensor, row_ids: Tensor, columns: Tensor, grad_values: Tensor
+) -> None:
+    """grad_values += (grad x') on the support, grad (rows, batch) and x (cols, batch)."""
+    grad_values.add_((grad @ x.T)[coordinates(table, row_ids, columns)])
+
+
 def build_layout(starts: Tensor, indices: Tensor, cols: int, block: int) -> Layout:
     """The layout of compressed sparse rows: `starts` (rows + 1) and `indices` (nnz), both int64."""
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff())

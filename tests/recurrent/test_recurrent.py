@@ -24,6 +24,8 @@ from deepstruct.recurrent import (
     MaskedLSTMLayer,
     MaskedRecurrentLayer,
 )
+from deepstruct.sparse import recurrent_ops
+from deepstruct.sparse.structure import of_mask
 
 ORIGINALS = Path(__file__).parent / "data" / "original_recurrent.pt"  # what the original package saved and computed
 LAYERS = [MaskedRecurrentLayer, MaskedGRULayer, MaskedLSTMLayer]
@@ -143,17 +145,13 @@ def test_compiled_models_agree_forward_and_backward(kind):
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "gru", "lstm"])
 def test_the_operator_for_compilers(cell):
-    gates = {"gru": 3, "lstm": 4}.get(cell, 1)
-    shapes = [(3, 2, 2), (2, 3), (2, 3) if cell == "lstm" else (0,), (gates * 3, 2), (gates * 3, 3), (gates * 3,),
-              (gates * 3,)]  # fmt: skip
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    op = torch.ops.deepstruct.recurrent.default
-    torch.library.opcheck(op, (cell, *inputs))
+    values = operands(cell, 3, 2, 2, 3)
+    torch.library.opcheck(torch.ops.deepstruct.recurrent.default, (cell, *values))
 
-    def run(*values):
-        return op(cell, *values)[:2] if cell != "lstm" else op(cell, *values)
+    def run(*given):
+        return results(cell, recurrent_ops.compiled(cell, *given))
 
-    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradcheck(run, values)
 
 
 @each_layer
@@ -286,3 +284,139 @@ def test_bad_requests():
         model.recurrent_layers[0]._weight_hh[0, 0] = float("nan")
     with pytest.raises(InputError, match="NaN"):
         model.apply_mask(0.1, h2h=True)
+
+
+CELLS = ["rnn_tanh", "rnn_relu", "gru", "lstm"]
+
+
+def operands(cell: str, steps: int, batch: int, size: int, hidden: int, dtype: torch.dtype = torch.float64):
+    """x, h, c, both weights and both biases of a cell, with gradients."""
+    gates = {"gru": 3, "lstm": 4}.get(cell, 1)
+    shapes = [(steps, batch, size), (batch, hidden), (batch, hidden) if cell == "lstm" else (0,),
+              (gates * hidden, size), (gates * hidden, hidden), (gates * hidden,), (gates * hidden,)]  # fmt: skip
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def results(cell: str, found: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return found if cell == "lstm" else found[:2]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_passes_of_our_own_are_the_fused_kernels_and_their_gradients(cell, sparse):
+    steps, batch, hidden = 11, 77, 20  # more than a tile of the sparse kernels, and no multiple of one
+    values = operands(cell, steps, batch, 3, hidden)
+    mask = torch.rand(values[4].shape) < 0.3
+    structure = of_mask(mask)[0] if sparse else None
+    masked_values = [v * mask if sparse and k == 4 else v for k, v in enumerate(values)]
+    found = results(cell, recurrent_ops.run(cell, *values, structure=structure))
+    expected = results(cell, recurrent_ops.fused(cell, *masked_values))
+    weights = [torch.randn_like(e) for e in expected]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    wanted = [v for v in values if v.numel()]
+    for a, b in zip(
+        torch.autograd.grad(found, wanted, weights), torch.autograd.grad(expected, wanted, weights), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradients_of_gradients(cell, sparse):
+    values = operands(cell, 3, 2, 2, 3)
+    mask = torch.tensor([[True, False, True], [True, True, False], [False, True, True]])
+    structure = of_mask(mask.repeat(len(values[4]) // 3, 1))[0] if sparse else None
+    wanted = [v for v in values if v.numel()]
+
+    def function(*given):
+        given = list(given)
+        if cell != "lstm":
+            given.insert(2, values[2])
+        return results(cell, recurrent_ops.run(cell, *given, structure=structure))
+
+    assert torch.autograd.gradcheck(function, wanted)
+    assert torch.autograd.gradgradcheck(function, wanted)
+
+
+@each_layer
+def test_sparse_products_are_dense_ones(kind):
+    layer = masked(kind(5, 40), 0.1)
+    x, state = torch.randn(6, 9, 5, requires_grad=True), torch.randn(9, 40)
+    seen = {}
+    for backend in ("dense", "sparse"):
+        layer.backend = backend
+        layer.zero_grad()
+        out, last = layer.sequence(x, state)
+        weight = torch.linspace(-1, 1, out.numel()).view(out.shape)
+        (grad,) = torch.autograd.grad((out * weight).sum(), [x], retain_graph=True)
+        ((out * weight).sum() + sum(t.square().sum() for t in tuples(last))).backward()
+        seen[backend] = [out.detach(), *(t.detach() for t in tuples(last)), grad,
+                         *(p.grad.clone() for p in layer.parameters())]  # fmt: skip
+    for a, b in zip(seen["sparse"], seen["dense"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        layer.i2h_mask[0] = False
+        layer.h2h_mask[:, 0] = False  # edits in place are seen
+    torch.testing.assert_close(layer.unfold(x), twin(layer, kind)(x)[0])
+
+
+def test_vanishing_gradients_are_flushed_and_the_setting_is_left_alone():
+    def flushes() -> bool:
+        return bool(torch.full((), 1e-310, dtype=torch.float64) * 1 == 0)
+
+    assert not flushes()
+    layer = MaskedRecurrentLayer(1, 2)
+    with torch.no_grad():
+        layer._weight_hh.copy_(torch.eye(2) * 1e-3)
+    x = torch.randn(20, 1, 1, requires_grad=True)
+    (grad,) = torch.autograd.grad(layer.unfold(x)[-1].sum(), [x])
+    assert grad[-1].abs() > 0
+    tiny = torch.finfo(torch.float32).tiny
+    assert bool(((grad == 0) | (grad.abs() >= tiny)).all())
+    assert not flushes()
+    with recurrent_ops.denormals_flushed():
+        assert flushes()
+        with recurrent_ops.denormals_flushed():
+            pass
+        assert flushes()
+    assert not flushes()
+
+
+def test_a_sequence_may_be_changed_in_place_afterwards():
+    layer = MaskedLSTMLayer(2, 3)
+    x = torch.randn(4, 5, 2)
+    expected = torch.autograd.grad(torch.relu(layer.unfold(x)).sum(), list(layer.parameters()))
+    found = torch.autograd.grad(layer.unfold(x).relu_().sum(), list(layer.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_backend_is_checked():
+    layer = MaskedGRULayer(2, 3)
+    layer.backend = "quick"
+    with pytest.raises(InputError, match="backend"):
+        layer.unfold(torch.randn(4, 5, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_tiles(dtype):
+    """A whole number of units of 64 bytes: the kernels against matrices."""
+    mask = torch.rand(600, 300) < 0.05
+    structure, flat = of_mask(mask)
+    values = torch.randn(len(flat), dtype=dtype)
+    weight = torch.zeros(600 * 300, dtype=dtype).index_put((flat,), values).view(600, 300)
+    for units in (1, 2, 3, 4):
+        batch = units * (16 if dtype == torch.float32 else 8)
+        x, grad = torch.randn(300, batch, dtype=dtype), torch.randn(600, batch, dtype=dtype)
+        out = torch.ones(600, batch, dtype=dtype)
+        torch.ops.deepstruct.sparse_product_(x, values, *structure[:3], out)
+        torch.testing.assert_close(out, weight @ x + 1)
+        sums = torch.ones_like(values)
+        torch.ops.deepstruct.sparse_support_(grad, x, *structure[:3], sums)
+        torch.testing.assert_close(sums, (grad @ x.T).flatten()[flat] + 1)
+        for op, tensors in (("sparse_product_", (x, values)), ("sparse_support_", (grad, x))):
+            last = torch.zeros(600, batch, dtype=dtype) if op == "sparse_product_" else torch.zeros_like(values)
+            torch.library.opcheck(getattr(torch.ops.deepstruct, op).default, (*tensors, *structure[:3], last))
+    with pytest.raises(RuntimeError, match=r"(bytes|tile|inconsistent|size)"):
+        torch.ops.deepstruct.sparse_product_(torch.randn(300, 5), values.float(), *structure[:3], torch.ones(600, 4))
