@@ -292,3 +292,18 @@ def test_weights_that_nobody_reads_are_no_units(how: str) -> None:
     assert found["returned"][0] == found["off"][0] + 25
     assert found["returned"][2] == found["off"][2] + 25
     assert not found["returned"][3]
+
+
+PATHS = ["path_length_counts", "path_length_distribution", "weighted_shortest_path", "weighted_longest_path",
+         "strongest_path_log10", "weakest_path_log10", "widest_path", "layer_edge_path_centrality"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name not in EXPLICIT])
+def test_lengths_and_best_paths_are_those_of_explicit_scores(name: str) -> None:
+    implicit, units = pair(*build(name))
+    (ours, missing), (theirs, _) = measured(implicit, PATHS), measured(units, PATHS)
+    assert not any('attention="units"' in reason for reason in missing.values())
+    assert ours.keys() == theirs.keys()
+    assert ours.keys() | missing.keys() == set(PATHS)
+    for metric, value in ours.items():
+        assert same(value, theirs[metric]), metric

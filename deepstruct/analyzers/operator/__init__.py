@@ -25,6 +25,8 @@ FAMILIES = (  # modules of this package with a list METRICS each
     "robustness",
     "homology",
     "channels",
+    "edge_paths",
+    "signals",
     "hubs",
     "levels",
     "waste",
