@@ -265,6 +265,14 @@ def test_power_law_of_a_scale_free_graph(heavy, monkeypatch):
     assert "700 of 1500 nodes" in measure(heavy, "power_law_alpha").note
 
 
+def test_steep_power_laws_are_not_cut_at_three():
+    """The package's own range of exponents ends at 3."""
+    degrees = np.random.default_rng(0).zipf(4.5, 3000)
+    stars = nx.disjoint_union_all([nx.star_graph(int(d)) for d in degrees if d > 1])
+    steep = measure(StructureGraph.from_networkx(nx.DiGraph(stars.edges())), "power_law_alpha").value
+    assert 4 < steep < 5.5
+
+
 def test_power_law_refuses_what_has_no_tail(monkeypatch):
     ring = StructureGraph.from_networkx(nx.cycle_graph(6))
     with pytest.raises(MetricError, match="no tail"):

@@ -14,6 +14,7 @@ from deepstruct.analyzers.operator.layers import _space_of
 from deepstruct.analyzers.operator.memo import once
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine.adjacency import adjacency_action, bilinear, ones_on_nodes
+from deepstruct.engine.tail import STEEPEST
 from deepstruct.errors import CapacityError, MetricError
 from deepstruct.metrics import assortativity, degree
 from deepstruct.metrics.base import Measured, Metric
@@ -202,7 +203,10 @@ def _tail(view: OperatorView) -> tuple[Any, str]:
         seed = int(view.context.settings.get("sample_seed", 0))
         note = f"{_FITTED} of {len(degrees)} nodes, drawn with seed {seed}"
         degrees = np.random.default_rng(seed).choice(degrees, _FITTED, replace=False)
-    fit = _asked(lambda: powerlaw.Fit(degrees, discrete=True, verbose=False))
+    # the package's own range ends at an exponent of 3, and everything steeper would be fitted by 3
+    fit = _asked(
+        lambda: powerlaw.Fit(degrees, discrete=True, verbose=False, parameter_ranges={"alpha": [1, STEEPEST]})
+    )
     _asked(lambda: fit.power_law.alpha)  # a distribution is fitted when it is first read
     return fit, note
 

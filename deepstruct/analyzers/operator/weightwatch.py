@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import budget
 from deepstruct.engine.bipartite import degrees
 from deepstruct.engine.circular import circular_singular_values
+from deepstruct.engine.tail import fit_power_law
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import Measured, Metric
 from deepstruct.structure.operators import Conv, EdgeOperator
@@ -56,34 +55,20 @@ def _of_eigenvalues(value: Callable[[torch.Tensor], float]) -> Callable[[Operato
 
 def _tails(view: OperatorView) -> dict[str, tuple[float, float]]:
     """Per layer (alpha, Kolmogorov-Smirnov distance) of the power law fitted to the eigenvalues' tail."""
-    try:
-        powerlaw = import_module("powerlaw")
-    except ImportError as error:
-        raise MetricError(
-            "the power-law tail needs the package powerlaw: pip install deepstruct[powerlaw]"
-        ) from error
 
     def compute() -> dict[str, tuple[float, float]]:
         out, mine = {}, weighted_operators(view)
         for name, values in _eigenvalues(view).items():
             budget.check()
-            positive = values[values > 1e-10 * values[0]].tolist()
-            if len(positive) < _FEWEST or positive[0] == positive[-1]:
+            positive = values[values > 1e-10 * values[0]].numpy()
+            if len(positive) < _FEWEST:
                 continue
-            alpha, distance = kept(mine[name], "power-law tail", partial(_fitted, powerlaw, positive))
-            if math.isfinite(alpha):
-                out[name] = (alpha, distance)
+            tail = kept(mine[name], "power-law tail", partial(fit_power_law, positive))
+            if math.isfinite(tail.exponent):
+                out[name] = (tail.exponent, tail.distance)
         return out
 
     return once(view, "power-law tails", compute)
-
-
-def _fitted(powerlaw: Any, values: list[float]) -> tuple[float, float]:
-    """(exponent, Kolmogorov-Smirnov distance) of the power law of a tail."""
-    with warnings.catch_warnings():  # it warns of ranges that it tries on its way
-        warnings.simplefilter("ignore")
-        fit = powerlaw.Fit(values, verbose=False)
-        return float(fit.power_law.alpha), float(fit.power_law.D)
 
 
 def _alpha(view: OperatorView) -> Measured:
