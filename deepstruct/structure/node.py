@@ -75,12 +75,14 @@ class Values:
     def get(self, id: int) -> torch.Tensor:
         """The real tensor of a value, for the example input; computed from the slice of ops that it needs."""
         value = self.graph.values[id]
-        if value.data is not None:
+        if value.data is not None and value.data.layout == torch.strided:
             return value.data.detach()
         if id in self._cache:
             self._cache.move_to_end(id)
             return self._cache[id]
-        tensor = self.graph.evaluate([id])[id].detach()
+        tensor = (self.graph.evaluate([id])[id] if value.data is None else value.data).detach()
+        if tensor.layout != torch.strided:  # rules read a sparse matrix as one with zeros
+            tensor = tensor.to_dense()
         size = tensor.numel() * tensor.element_size()
         if size <= _CACHE_BYTES // 4:
             self._cache[id] = tensor
@@ -153,7 +155,9 @@ class Values:
         tensor = self.get(id)
         for leaf in parameters:
             data = self.graph.values[leaf].data
-            if data is not None and data.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
+            if data is None or data.layout != torch.strided:
+                continue
+            if data.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr():
                 if tensor.is_complex():
                     return WeightRef((MODULUS, leaf), self._modulus(leaf, tensor))
                 return WeightRef(("parameter", leaf), tensor)

@@ -128,6 +128,16 @@ class Recorder(TorchDispatchMode):
             predicate, true_branch, false_branch, operands = args
             with self:
                 return (true_branch if bool(predicate) else false_branch)(*operands)
+        if func is getattr(torch.ops.higher_order, "scan", None):  # the same
+            from torch._higher_order_ops.scan import generic_scan
+
+            combine, init, elements = args[:3]
+            rest = args[3] if len(args) > 3 else kwargs.get("additional_inputs", ())
+            with self:
+                return generic_scan(combine, init, elements, additional_inputs=rest)
+        if func is getattr(torch.ops.higher_order, "invoke_subgraph", None):  # a region that is compiled once
+            with self:
+                return args[0](*args[2:])
         kernel = getattr(func, "py_kernels", {}).get(torch._C.DispatchKey.CompositeExplicitAutograd)
         if kernel is None:
             raise TraceError(f"the operator {func} has no plain implementation that could be recorded")

@@ -308,3 +308,38 @@ for way, attend in (
         fn(f"attention {way} with a constant token{', causal' if causal else ''}",
            lambda x, y, attend=attend, causal=causal: attend(*[torch.cat([ROW, x], 1)] * 3, causal) * y,
            r(1, 2, 2), r(1, 3, 2))  # fmt: skip
+
+# -- frames, segments, sparse matrices, and operators that take functions ------------------------------
+
+HANN = torch.hann_window(8)
+fn("short-time Fourier transform", lambda x: torch.stft(x, 8, 4, window=HANN, return_complex=True).abs(), r(1, 16),
+   **CANCELS)  # fmt: skip
+fn("short-time Fourier transform and back", lambda x: torch.istft(torch.stft(
+    x, 8, 4, window=HANN, return_complex=True) * 0.5, 8, 4, window=HANN), r(1, 16), **CANCELS)  # fmt: skip
+fn("unfold_backward op", lambda x: aten.unfold_backward.default(x, [2, 7], 1, 3, 2), r(2, 3, 3))
+for how in ("sum", "mean", "prod", "max", "min"):
+    fn(f"segment_reduce {how}", lambda x, how=how: torch.segment_reduce(x, how, lengths=torch.tensor([2, 3, 1])), r(6, 2),
+       equal=how not in ("max", "min"), why="a maximum hides edges" if how in ("max", "min") else "")  # fmt: skip
+fn("segment_reduce by offsets", lambda x: torch.segment_reduce(x, "sum", offsets=torch.tensor([0, 1, 4])), r(4, 2))
+NEIGHBOURS = torch.tensor([[0.0, 0.5, 0.0], [0.2, 0.0, 0.7], [0.0, 0.3, 0.1]])
+fn("sparse matrix times dense", lambda x: torch.sparse.mm(NEIGHBOURS.to_sparse(), x), r(3, 2))
+fn("sparse matrix of rows times dense", lambda x: NEIGHBOURS.to_sparse_csr() @ x, r(3, 2))
+
+
+def _cumulated(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    from torch._higher_order_ops.associative_scan import associative_scan
+
+    def step(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return a[0] * b[0], a[1] * b[0] + b[1]
+
+    return associative_scan(step, (x, y), dim=1, combine_mode="generic")[1]
+
+
+def _carried(x: torch.Tensor) -> torch.Tensor:
+    from torch._higher_order_ops.scan import scan
+
+    return scan(lambda c, v: (c.tanh() + v, c.sin() + v.cos()), torch.zeros(2), x, dim=0)[1]
+
+
+fn("associative scan", _cumulated, r(1, 5, 2), r(1, 5, 2, seed=1))
+fn("scan", _carried, r(4, 2))

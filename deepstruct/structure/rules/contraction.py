@@ -24,7 +24,7 @@ def matmul(b: Builder, node: Node) -> Signal:
     return product(b, left, right, _shape(node))
 
 
-@rules.op("addmm", "baddbmm", "addbmm", "addmv", "addr")
+@rules.op("addmm", "baddbmm", "addbmm", "addmv", "addr", "_sparse_addmm")
 def addmm(b: Builder, node: Node) -> Signal:
     """beta * start + alpha * (a @ b)."""
     start, left, right = node.args[:3]

@@ -1,4 +1,4 @@
-"""Elements that are added up at places that integers name: index_add, scatter_add, folding of patches."""
+"""Elements that are added up at places that integers name: index_add, scatter_add, folding of patches and frames."""
 
 from __future__ import annotations
 
@@ -156,6 +156,30 @@ def fold(b: Builder, node: Node) -> Signal:
     places = torch.ops.aten.im2col(numbers, *node.args[2:6]).to(torch.int64) - 1
     zeros = torch.full(shape, ZERO, dtype=torch.int64)
     return accumulate(b, zeros, x, places.reshape(x.shape))
+
+
+@rules.op("unfold_backward")
+def overlap_add(b: Builder, node: Node) -> Signal:
+    """Frames along one axis added up where they overlap, as the inverse of a short-time Fourier transform does."""
+    x, shape, dim, size, step = node.args[:5]
+    places = _positions(tuple(shape)).unfold(dim, size, step)
+    return accumulate(b, torch.full(tuple(shape), ZERO, dtype=torch.int64), x.table(), places)
+
+
+@rules.op("segment_reduce")
+def segment_reduce(b: Builder, node: Node) -> Any:
+    """A sum, mean, product, maximum or minimum of each stretch along the first axis."""
+    x, lengths, offsets, axis = node.args[0], node.arg(2, "lengths"), node.arg(4, "offsets"), node.arg(5, "axis", 0)
+    known = lengths if lengths is not None else offsets
+    assert node.out[0] is not None
+    if axis != 0 or known is None or len(known.shape) != 1:
+        return NotImplemented
+    shape, counts = node.out[0].shape, known.tensor() if known is lengths else known.tensor().diff()
+    owner = torch.arange(counts.numel()).repeat_interleave(counts)
+    rows = owner.view(-1, *(1,) * (len(shape) - 1)).expand(x.shape)
+    places = _positions(shape).gather(0, rows)
+    zeros = torch.full(shape, ZERO, dtype=torch.int64)
+    return accumulate(b, zeros, x.table(), places, additive=node.arg(1, "reduce") in ("sum", "mean"))
 
 
 def _as_signal(table: Table) -> Signal:
