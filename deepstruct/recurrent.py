@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ class BaseRecurrentLayer(nn.Module):
     gates = 1
     cell = ""  # name of the fused kernel
     backend = "auto"
+    # weight's name -> gradient of the whole matrix, absent connections included, while something watches (pruning)
+    gradients: dict[str, Tensor | None] | None = None
 
     def __init__(self, input_size: int, hidden_size: int, batch_first: bool = False, **_: Any) -> None:
         super().__init__()
@@ -106,7 +109,17 @@ class BaseRecurrentLayer(nn.Module):
         """Both weights with their masks applied, and both biases."""
         ih, hh = self._weight_ih, self._weight_hh
         # A mask in the weight's dtype: a product with booleans costs many times more.
-        return [ih * self._mask_i2h.to(ih.dtype), hh * self._mask_h2h.to(hh.dtype), self._bias_ih, self._bias_hh]
+        ih, hh = ih * self._mask_i2h.to(ih.dtype), hh * self._mask_h2h.to(hh.dtype)
+        if self.gradients is not None:
+            for name, weight in (("_weight_ih", ih), ("_weight_hh", hh)):
+                if name in self.gradients and weight.requires_grad:
+                    weight.register_hook(partial(self._saw, name))
+        return [ih, hh, self._bias_ih, self._bias_hh]
+
+    def _saw(self, name: str, grad: Tensor) -> None:
+        if self.gradients is not None and name in self.gradients:
+            known = self.gradients[name]
+            self.gradients[name] = grad.detach().clone() if known is None else known + grad.detach()
 
     def forward(self, input: Tensor, hx: Any) -> Any:
         """One step: input (batch, input_size) and the state before it; the state after it."""
@@ -179,7 +192,8 @@ class BaseRecurrentLayer(nn.Module):
         own = recurrent_ops.ours(x, h, c, *stored)
         if own:
             plan = plan_of(self._mask_h2h)
-            if plan.wants_sparse(check_backend(self.backend), len(h), x.dtype):
+            sparse = plan.wants_sparse(check_backend(self.backend), len(h), x.dtype)
+            if sparse and self.gradients is None:  # the sparse kernels know no gradient of absent connections
                 ih = self._weight_ih * self._mask_i2h.to(x.dtype)
                 return recurrent_ops.run(self.cell, x, h, c, ih, *stored[1:], structure=plan.structure())
             own = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h, c, *stored))

@@ -13,6 +13,8 @@ from torch.nn.utils import parametrize, prune
 from deepstruct.errors import CheckpointError
 from deepstruct.pruning.gradients import LayerGradient
 from deepstruct.pruning.parametrization import original_of, unmask_parameter, weight_masks
+from deepstruct.pruning.recurrent_targets import MASKS
+from deepstruct.recurrent import BaseRecurrentLayer
 from deepstruct.sparse.conv import MaskedConv1d, MaskedConv2d
 from deepstruct.sparse.convert import put_in_place
 from deepstruct.sparse.linear import SparseLinear
@@ -27,7 +29,8 @@ def bake(model: nn.Module, inplace: bool = False) -> nn.Module:
     """The plain model: masked weights are zeros, masked and sparse layers are those of torch, state-dict keys dense.
 
     Masks of torch.nn.utils.prune are made permanent, too. Tied weights stay tied; outputs are the same.
-    Parametrizations of other kinds, and masked layers that torch has no twin of, stay as they are.
+    Parametrizations of other kinds, and masked layers that torch has no twin of, stay as they are; masked recurrent
+    layers stay, with zeros in place of their masks.
 
     Returns a copy, or the model itself with `inplace` (unless it is such a layer).
     """
@@ -40,6 +43,8 @@ def bake(model: nn.Module, inplace: bool = False) -> nn.Module:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
+        if isinstance(module, BaseRecurrentLayer):
+            _unmask_recurrent(module)
     shared: dict[int, nn.Parameter] = {}
     new = {
         id(module): _plain(module, shared)
@@ -47,6 +52,14 @@ def bake(model: nn.Module, inplace: bool = False) -> nn.Module:
         if isinstance(module, (SparseLinear, *_PLAIN))
     }
     return put_in_place(model, new)
+
+
+def _unmask_recurrent(layer: BaseRecurrentLayer) -> None:
+    with torch.no_grad():
+        for name, mask in MASKS.items():
+            getattr(layer, name).mul_(getattr(layer, mask))
+            getattr(layer, mask).fill_(True)
+    layer.gradients = None
 
 
 def _make_copyable(model: nn.Module) -> None:
@@ -101,8 +114,17 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 def _mask_keys(model: nn.Module) -> set[str]:
     """Keys of the masks of masked layers."""
-    layers = ((path, m) for path, m in model.named_modules(remove_duplicate=False) if isinstance(m, MaskedLayer))
-    return {f"{path}._mask" if path else "_mask" for path, _ in layers}
+    found = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        names = _mask_names(module)
+        found |= {f"{path}.{name}" if path else name for name in names}
+    return found
+
+
+def _mask_names(module: nn.Module) -> list[str]:
+    if isinstance(module, BaseRecurrentLayer):
+        return list(MASKS.values())
+    return ["_mask"] if isinstance(module, MaskedLayer) else []
 
 
 def load_dense(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
@@ -157,8 +179,10 @@ def _slots(model: nn.Module) -> dict[str, Any]:
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is None or name in module._non_persistent_buffers_set:
                 continue
-            if isinstance(module, MaskedLayer) and name == "_mask":
+            if name in _mask_names(module):
                 continue
             mask = module.mask if isinstance(module, MaskedLayer) and name == "weight" else None
+            if isinstance(module, BaseRecurrentLayer) and name in MASKS:
+                mask = getattr(module, MASKS[name])
             found[start + name] = (tensor, mask)
     return found

@@ -12,7 +12,9 @@ from torch.nn.utils import parametrize
 
 from deepstruct.errors import InputError
 from deepstruct.pruning.parametrization import original_of, weight_masks
+from deepstruct.pruning.recurrent_targets import MASKS, RecurrentMask
 from deepstruct.pruning.targets import MaskBuffer, Parametrized, SparseValues, Target
+from deepstruct.recurrent import BaseRecurrentLayer
 from deepstruct.sparse.linear import SparseLinear
 from deepstruct.sparse.masked import MaskedLayer
 
@@ -26,9 +28,9 @@ def find_targets(
 ) -> dict[str, Target]:
     """The weights of a model that can be pruned, by name; nothing is changed yet.
 
-    Those of masked layers and SparseLinear, of linear, bilinear and convolutional layers, the matrices of recurrent
-    layers and of multi-head attention, and whatever has a mask already. Tied weights are one target: whatever else
-    uses the same parameter (an embedding) gets the same mask.
+    Those of masked layers (recurrent ones, too) and SparseLinear, of linear, bilinear and convolutional layers, the
+    matrices of recurrent layers and of multi-head attention, and whatever has a mask already. Tied weights are one
+    target: whatever else uses the same parameter (an embedding) gets the same mask.
 
     Args:
         only, skip: patterns of names, as "features.*" or "*.weight_hh_l0"; the default is all, and none.
@@ -62,6 +64,8 @@ def _names(module: nn.Module) -> list[str]:
         return ["weight"]
     if isinstance(module, nn.RNNBase):
         return [name for name in module._flat_weights_names if name.startswith("weight_")]
+    if isinstance(module, BaseRecurrentLayer):
+        return list(MASKS)
     if isinstance(module, (nn.RNNCellBase,)):
         return ["weight_ih", "weight_hh"]
     if isinstance(module, nn.MultiheadAttention):
@@ -108,13 +112,15 @@ def _maker(users: list[tuple[str, nn.Module, str]], module: nn.Module) -> Callab
     name = users[0][0]
     if isinstance(module, SparseLinear):
         return lambda: SparseValues(name, module)
+    if isinstance(module, BaseRecurrentLayer) and len(users) == 1:
+        return lambda: RecurrentMask(name, module, users[0][2])
     masked = [m for _, m, _ in users if isinstance(m, MaskedLayer)]
     if len(masked) == len(users):
         return lambda: MaskBuffer(name, masked)
 
     def make() -> Target:
         for key, owner, own in users:
-            if isinstance(owner, MaskedLayer):
+            if isinstance(owner, (MaskedLayer, BaseRecurrentLayer)):
                 raise InputError(f"{key!r} is tied, and only some of the layers that share it are masked ones: skip it")
             if parametrize.is_parametrized(owner, own) and own not in dict(weight_masks(owner)):
                 _refuse(key)
