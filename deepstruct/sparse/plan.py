@@ -36,6 +36,8 @@ class Plan:
     def _clear(self) -> None:
         self._density: float | None = None
         self._structure: Structure | None = None
+        self._alive: tuple[Tensor, Tensor] | None = None
+        self._asked_alive = False
         self._float_mask: Tensor | None = None
         self._product: Tensor | None = None
         self._uses: weakref.WeakSet[_Use] = weakref.WeakSet()
@@ -61,6 +63,17 @@ class Plan:
         if self._structure is None:
             self._structure = of_mask(mask.flatten(1))[0]
         return self._structure
+
+    def alive_channels(self) -> tuple[Tensor, Tensor] | None:
+        """Output and input channels of a convolution that have any weight, int64; None if all have."""
+        mask = self._current()
+        if not self._asked_alive:
+            kernels = mask.flatten(2).any(2)
+            outputs, inputs = kernels.any(1), kernels.any(0)
+            if not (bool(outputs.all()) and bool(inputs.all())):
+                self._alive = outputs.nonzero().flatten(), inputs.nonzero().flatten()
+            self._asked_alive = True
+        return self._alive
 
     def wants_sparse(self, backend: str, batch: int, dtype: torch.dtype) -> bool:
         if backend != "auto":
