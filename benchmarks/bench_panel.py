@@ -117,12 +117,13 @@ def whole(name: str, sparsity: float) -> Row:
 def whole_table(rows: Sequence[Row]) -> str:
     """Markdown: seconds on the clock and memory of one call of `analyze`."""
     lines = [
-        "| | edges | seconds | processor seconds | peak memory | of that, before |",
+        "| | edges | seconds: median (each run) | processor seconds | peak memory | of that, before |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
+        runs = ", ".join(f"{wall:.2f}" for wall in row["walls"])
         lines.append(
-            f"| {label(row)} | {row['edges']:,} | {row['wall']:.2f} s | {row['cpu']:.2f} s | "
+            f"| {label(row)} | {row['edges']:,} | {row['wall']:.2f} s ({runs}) | {row['cpu']:.2f} s | "
             f"{row['peak'] / 2**30:.2f} GiB | {row['before'] / 2**30:.2f} GiB |"
         )
     return "\n".join(lines)
@@ -134,8 +135,12 @@ def measure_whole(options: argparse.Namespace, output: Path) -> None:
     for name in options.models.split(","):
         for sparsity in options.sparsity.split(","):
             command = [sys.executable, __file__, "--one", name, "--sparsity", sparsity]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            runs: list[Row] = []
+            for _ in range(options.rounds):
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                runs.append(json.loads(done.stdout.splitlines()[-1]))
+            runs.sort(key=lambda run: run["wall"])
+            rows.append({**runs[len(runs) // 2], "walls": [run["wall"] for run in runs]})
             print(f"  {label(rows[-1])}: {rows[-1]['wall']:.2f} s", file=sys.stderr, flush=True)
             output.write_text(json.dumps({"machine": measuring.machine(), "rows": rows}, indent=1) + "\n")
 
@@ -238,6 +243,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON; the picture goes beside it")
     parser.add_argument("--draw", action="store_true", help="print and draw what the output holds, measure nothing")
     parser.add_argument("--whole", action="store_true", help="one call of analyze for each network, on all threads")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each network with --whole; the median counts")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()

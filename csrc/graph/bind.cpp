@@ -3,17 +3,20 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
 #include "pattern.h"
 #include "pool.h"
 #include "run.h"
+#include "survey.h"
 
 namespace py = pybind11;
 using namespace deepstruct::sweeps;
@@ -141,25 +144,110 @@ void identity(const std::string& name, const py::array& source, py::array& targe
 }
 
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
+using Words = py::array_t<uint64_t, py::array::c_style>;
 using Integers = py::array_t<int64_t, py::array::c_style>;
 
-std::unique_ptr<Pattern> windows(const std::optional<Bytes>& alive, int64_t first, int64_t second, int64_t groups,
-                                 bool source_first, const std::vector<std::array<int64_t, 6>>& axes, bool gather,
-                                 bool weights) {
+// The geometry that `windows` and `from_bits` share.
+std::array<Window, kAxes> windows_of(const std::vector<std::array<int64_t, 6>>& axes, WeightLayout& layout) {
   if (axes.size() != kAxes) throw py::value_error("three axes, please");
   std::array<Window, kAxes> parts;
-  WeightLayout layout{first, second, 1, groups, source_first};
   for (int a = 0; a < kAxes; ++a) {
     parts[a] = {axes[a][0], axes[a][1], axes[a][2], axes[a][3], axes[a][4], axes[a][5]};
     if (parts[a].reader < 0 || parts[a].read < 0 || parts[a].taps < 1 || parts[a].stride < 1 || parts[a].dilation < 1)
       throw py::value_error("a window needs extents of at least 0, and taps, stride and dilation of at least 1");
     layout.taps *= parts[a].taps;
   }
-  if (groups < 1 || first < 0 || second < 0 || first % groups != 0) throw py::value_error("channels do not fit groups");
-  if (alive && alive->size() != first * second * layout.taps) throw py::value_error("one byte per weight, please");
+  if (layout.groups < 1 || layout.first < 0 || layout.second < 0 || layout.first % layout.groups != 0)
+    throw py::value_error("channels do not fit groups");
+  return parts;
+}
+
+std::unique_ptr<Pattern> windows(const std::optional<Bytes>& alive, int64_t first, int64_t second, int64_t groups,
+                                 bool source_first, const std::vector<std::array<int64_t, 6>>& axes, bool gather,
+                                 bool weights) {
+  WeightLayout layout{first, second, 1, groups, source_first};
+  const std::array<Window, kAxes> parts = windows_of(axes, layout);
+  const Stored stored{first, second, layout.taps, groups};
+  if (alive && alive->size() != first * stored.width()) throw py::value_error("one byte per weight, please");
   const uint8_t* data = alive ? alive->data() : nullptr;
   py::gil_scoped_release release;
-  return std::make_unique<Pattern>(make_pattern(data, layout, make_shift(parts, gather), weights));
+  std::vector<uint64_t> bits(static_cast<std::size_t>(data ? first * stored.words() : 0));
+  if (data) mark<uint8_t>(data, stored, 0, 1, bits.data());
+  return std::make_unique<Pattern>(
+      make_pattern(data ? bits.data() : nullptr, layout, make_shift(parts, gather), weights));
+}
+
+std::unique_ptr<Pattern> from_bits(const std::optional<Words>& bits, int64_t first, int64_t second, int64_t groups,
+                                   bool source_first, const std::vector<std::array<int64_t, 6>>& axes, bool gather,
+                                   bool weights, int threads) {
+  WeightLayout layout{first, second, 1, groups, source_first};
+  const std::array<Window, kAxes> parts = windows_of(axes, layout);
+  if (bits && bits->size() != first * Stored{first, second, layout.taps, groups}.words())
+    throw py::value_error("one bit per weight, every row in words of its own, please");
+  const uint64_t* data = bits ? bits->data() : nullptr;
+  py::gil_scoped_release release;
+  return std::make_unique<Pattern>(make_pattern(data, layout, make_shift(parts, gather), weights, threads));
+}
+
+Stored stored_of(int64_t size, int64_t rows, int64_t columns, int64_t taps, int64_t groups) {
+  if (rows < 0 || columns < 0 || taps < 1 || groups < 1 || rows % groups != 0 || size != rows * columns * taps)
+    throw py::value_error("weights of another shape than (rows, columns, taps), or rows that do not fit groups");
+  return Stored{rows, columns, taps, groups};
+}
+
+// One bit for each weight that is an edge, and how many there are by row and by column.
+template <typename T>
+py::tuple survey(const py::array_t<T, py::array::c_style>& weights, int64_t rows, int64_t columns, int64_t taps,
+                 int64_t groups, double threshold, int threads) {
+  const Stored stored = stored_of(weights.size(), rows, columns, taps, groups);
+  Words bits({rows, stored.words()});
+  Integers by_row({rows, taps}), by_column({groups, columns, taps});
+  const T* data = weights.data();
+  uint64_t* words = bits.mutable_data();
+  int64_t *r = by_row.mutable_data(), *c = by_column.mutable_data();
+  {
+    py::gil_scoped_release release;
+    mark<T>(data, stored, static_cast<T>(threshold), threads, words);
+    std::fill_n(r, rows * taps, int64_t{0});
+    std::fill_n(c, groups * stored.width(), int64_t{0});
+    count(stored, words, threads, r, c);
+  }
+  return py::make_tuple(bits, by_row, by_column);
+}
+
+// Sums of the magnitudes of the weights whose bit is set (without bits: of all), by row and by column.
+template <typename T>
+py::tuple sizes(const py::array_t<T, py::array::c_style>& weights, const std::optional<Words>& bits, int64_t rows,
+                int64_t columns, int64_t taps, int64_t groups, int threads) {
+  const Stored stored = stored_of(weights.size(), rows, columns, taps, groups);
+  if (bits && bits->size() != rows * stored.words()) throw py::value_error("one bit per weight, please");
+  py::array_t<double> by_row({rows, taps}), by_column({groups, columns, taps});
+  const T* data = weights.data();
+  const uint64_t* words = bits ? bits->data() : nullptr;
+  double *r = by_row.mutable_data(), *c = by_column.mutable_data();
+  {
+    py::gil_scoped_release release;
+    std::vector<uint64_t> all;
+    if (words == nullptr) {
+      all.resize(static_cast<std::size_t>(rows * stored.words()));
+      fill_bits(stored, all.data());
+      words = all.data();
+    }
+    std::fill_n(r, rows * taps, 0.0);
+    std::fill_n(c, groups * stored.width(), 0.0);
+    magnitudes<T>(data, stored, words, threads, r, c);
+  }
+  return py::make_tuple(by_row, by_column);
+}
+
+template <typename T>
+void bind_survey(py::module_& m, const char* code) {
+  m.def((std::string("survey_") + code).c_str(), &survey<T>, py::arg("weights").noconvert(), py::arg("rows"),
+        py::arg("columns"), py::arg("taps"), py::arg("groups"), py::arg("threshold"), py::arg("threads"));
+  if constexpr (std::is_floating_point_v<T>)
+    m.def((std::string("magnitudes_") + code).c_str(), &sizes<T>, py::arg("weights").noconvert(),
+          py::arg("bits").none(true), py::arg("rows"), py::arg("columns"), py::arg("taps"), py::arg("groups"),
+          py::arg("threads"));
 }
 
 std::unique_ptr<Pattern> list(const Integers& sources, const Integers& targets, int64_t source_elements,
@@ -179,6 +267,9 @@ PYBIND11_MODULE(_graph, m) {
                   py::arg("groups"), py::arg("source_first"), py::arg("axes"), py::arg("gather"), py::arg("weights"),
                   "From weights (first, second per group, taps) and, per axis, (reader, read, taps, stride, padding, "
                   "dilation).")
+      .def_static("from_bits", &from_bits, py::arg("bits").none(true), py::arg("first"), py::arg("second"),
+                  py::arg("groups"), py::arg("source_first"), py::arg("axes"), py::arg("gather"), py::arg("weights"),
+                  py::arg("threads"), "The same from one bit per weight, as `survey` makes them.")
       .def_static("list", &list, py::arg("sources"), py::arg("targets"), py::arg("source_elements"),
                   py::arg("target_elements"), py::arg("weights"), "From explicit edges.")
       .def_property_readonly("bytes", &Pattern::bytes)
@@ -194,6 +285,9 @@ PYBIND11_MODULE(_graph, m) {
            py::arg("last"), py::arg("prime"), py::arg("threads"), py::arg("weights").none(true));
   m.def("identity", &identity, py::arg("semiring"), py::arg("source"), py::arg("target"), py::arg("kept").none(true),
         py::arg("join"), py::arg("last"), py::arg("prime"), py::arg("threads"));
+  bind_survey<float>(m, "f32");
+  bind_survey<double>(m, "f64");
+  bind_survey<uint8_t>(m, "u8");
   m.def("isa", [] { return isa().name; });
   m.def("scratch_bytes", &scratch_bytes);
   m.def("release_scratch", &release_scratch);

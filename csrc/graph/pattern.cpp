@@ -1,9 +1,12 @@
 #include "pattern.h"
 
-#include <cstring>
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <utility>
+
+#include "bits.h"
+#include "pool.h"
 
 namespace deepstruct::sweeps {
 namespace {
@@ -14,33 +17,70 @@ void check_size(int64_t elements, const char* what) {
   if (elements > kLargest) throw std::length_error(std::string(what) + " cannot be numbered in 32 bits");
 }
 
-// Calls visit(first, second, tap) for every edge of the weights, in the order of storage.
-template <typename Visit>
-void each(const uint8_t* alive, const WeightLayout& w, Visit visit) {
-  const int64_t width = w.second * w.taps;
-  for (int64_t a = 0; a < w.first; ++a) {
-    const uint8_t* row = alive ? alive + a * width : nullptr;
-    int64_t i = 0;
-    // Eight at a time: most are nothing.
-    for (; row && i + 8 <= width; i += 8) {
-      uint64_t eight;
-      std::memcpy(&eight, row + i, 8);
-      if (eight == 0) continue;
-      for (int64_t at = i; at < i + 8; ++at)
-        if (row[at]) visit(a, at / w.taps, at % w.taps);
-    }
-    for (; i < width; ++i)
-      if (!row || row[i]) visit(a, i / w.taps, i % w.taps);
-  }
+// What the weights in one column of the layout have in common.
+struct Column {
+  int64_t row = -1;       // of the table, less what the layout's row adds; -1 where the tap connects nothing
+  uint32_t entry = 0;     // element of the packed source, less what the layout's row adds
+};
+
+// Bits of one word that lie in columns [begin, end).
+uint64_t clipped(uint64_t bits, int64_t first, int64_t begin, int64_t end) {
+  if (begin > first) bits &= ~uint64_t{0} << (begin - first);
+  if (end < first + 64) bits &= (uint64_t{1} << (end - first)) - 1;
+  return bits;
 }
+
+// Walks the edges of the weights, on several threads: every row of the table sees its edges in the order of storage,
+// on one thread. Calls visit(row of the layout, group, column).
+class Walk {
+ public:
+  Walk(const uint64_t* alive, const WeightLayout& layout, int threads) : alive_(alive), w_(layout), threads_(threads) {
+    const int64_t size = w_.first * w_.second * w_.taps;
+    if (size < 1 << 15) threads_ = 1;
+  }
+
+  template <typename Visit>
+  void operator()(Visit visit) const {
+    const int64_t width = w_.second * w_.taps, wanted = threads_ > 1 ? 4 * threads_ : 1;
+    if (w_.source_first && w_.groups == 1) {  // rows of the table are columns of the layout
+      const int64_t tasks = std::max<int64_t>(1, std::min(wanted, w_.second / 64));
+      parallel(threads_, tasks, [&](int64_t task) {
+        part(0, w_.first, w_.second * task / tasks * w_.taps, w_.second * (task + 1) / tasks * w_.taps, visit);
+      });
+      return;
+    }
+    const int64_t blocks = w_.source_first ? w_.groups : w_.first, tasks = std::max<int64_t>(1, std::min(wanted, blocks));
+    const int64_t per = w_.first / std::max<int64_t>(1, blocks);
+    parallel(threads_, tasks, [&](int64_t task) {
+      part(blocks * task / tasks * per, blocks * (task + 1) / tasks * per, 0, width, visit);
+    });
+  }
+
+ private:
+  template <typename Visit>
+  void part(int64_t from, int64_t to, int64_t begin, int64_t end, Visit visit) const {
+    const int64_t words = (w_.second * w_.taps + 63) / 64, per = w_.first / w_.groups;
+    for (int64_t a = from; a < to; ++a) {
+      const int64_t group = a / per;
+      for (int64_t word = begin / 64; word * 64 < end; ++word)
+        for (uint64_t rest = clipped(alive_ ? alive_[a * words + word] : ~uint64_t{0}, word * 64, begin, end); rest != 0;
+             rest &= rest - 1)
+          visit(a, group, word * 64 + bits::lowest(rest));
+    }
+  }
+
+  const uint64_t* alive_;
+  const WeightLayout& w_;
+  int threads_;
+};
 
 }  // namespace
 
-Pattern make_pattern(const uint8_t* alive, const WeightLayout& w, Shift shift, bool weights) {
+Pattern make_pattern(const uint64_t* alive, const WeightLayout& w, Shift shift, bool weights, int threads) {
   Pattern p;
   p.shift = std::move(shift);
   p.groups = w.groups;
-  const int64_t per_first = w.first / w.groups, seconds = w.second * w.groups;
+  const int64_t seconds = w.second * w.groups;
   p.source_channels = w.source_first ? w.first : seconds;
   p.target_channels = w.source_first ? seconds : w.first;
   const int64_t per_source = p.source_channels / w.groups, per_target = p.target_channels / w.groups;
@@ -55,13 +95,22 @@ Pattern make_pattern(const uint8_t* alive, const WeightLayout& w, Shift shift, b
   for (const Tap& tap : taps)
     if (tap.valid) full[tap.target_phase] += per_source;
   std::vector<int64_t> count(rows, 0);
-  const auto row_of = [&](int64_t a, int64_t b, const Tap& tap) {
-    const int64_t channel = w.source_first ? a / per_first * w.second + b : a;
-    return tap.target_phase * p.target_channels + channel;
+  const int64_t width = w.second * w.taps, channel_size = in_phases * plane;
+  std::vector<Column> columns(static_cast<std::size_t>(width));
+  for (int64_t i = 0; i < width; ++i) {
+    const int64_t b = i / w.taps;
+    const Tap& tap = taps[static_cast<std::size_t>(i % w.taps)];
+    if (!tap.valid) continue;
+    columns[i].row = tap.target_phase * p.target_channels + (w.source_first ? b : 0);
+    columns[i].entry = static_cast<uint32_t>((w.source_first ? 0 : b * channel_size) + tap.source_phase * plane + tap.offset);
+  }
+  const auto row_of = [&](int64_t a, int64_t group, int64_t i) {
+    return columns[i].row + (w.source_first ? group * w.second : a);
   };
+  const Walk walk(alive, w, threads);
   if (alive) {
-    each(alive, w, [&](int64_t a, int64_t b, int64_t t) {
-      if (taps[t].valid) ++count[row_of(a, b, taps[t])];
+    walk([&](int64_t a, int64_t group, int64_t i) {
+      if (columns[i].row >= 0) ++count[row_of(a, group, i)];
     });
   } else {
     for (int64_t f = 0; f < out_phases; ++f)
@@ -93,15 +142,13 @@ Pattern make_pattern(const uint8_t* alive, const WeightLayout& w, Shift shift, b
   p.sparse.offset.resize(entries);
   if (weights) p.weight_index.resize(entries);
   if (entries) {
-    const int64_t width = w.second * w.taps;
-    each(alive, w, [&](int64_t a, int64_t b, int64_t t) {
-      const Tap& tap = taps[t];
-      if (!tap.valid) return;
-      int64_t& at = place[row_of(a, b, tap)];
+    walk([&](int64_t a, int64_t group, int64_t i) {
+      if (columns[i].row < 0) return;
+      int64_t& at = place[row_of(a, group, i)];
       if (at < 0) return;
-      const int64_t channel = w.source_first ? a : a / per_first * w.second + b;
-      p.sparse.offset[at] = static_cast<uint32_t>((channel * in_phases + tap.source_phase) * plane + tap.offset);
-      if (weights) p.weight_index[at] = static_cast<uint32_t>(a * width + b * w.taps + t);
+      const int64_t base = (w.source_first ? a : group * w.second) * channel_size;
+      p.sparse.offset[at] = static_cast<uint32_t>(base) + columns[i].entry;
+      if (weights) p.weight_index[at] = static_cast<uint32_t>(a * width + i);
       ++at;
     });
   }

@@ -43,9 +43,10 @@ struct Pattern {
   }
 };
 
-// `alive` has one byte per weight; null means that all are edges. With `weights` every entry is written down, since
-// the dense short cut knows no weights. Throws std::length_error where 32 bits cannot number the source's elements.
-Pattern make_pattern(const uint8_t* alive, const WeightLayout& layout, Shift shift, bool weights);
+// `alive` has one bit per weight, each row of the layout in (second * taps + 63) / 64 words of its own; null means that
+// all are edges. With `weights` every entry is written down, since the dense short cut knows no weights. Throws
+// std::length_error where 32 bits cannot number the source's elements.
+Pattern make_pattern(const uint64_t* alive, const WeightLayout& layout, Shift shift, bool weights, int threads = 1);
 
 // An explicit list of edges between flat elements. Throws std::out_of_range for an edge that is not inside.
 Pattern make_list(const int64_t* sources, const int64_t* targets, int64_t edges, int64_t source_elements,

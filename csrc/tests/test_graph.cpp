@@ -1,6 +1,7 @@
 // The semiring kernels against plain loops over the definition: random windows, lists and identities, all semirings,
 // both directions, any strides, joined and fresh, on one and more threads.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +17,7 @@
 #include "pattern.h"
 #include "pool.h"
 #include "run.h"
+#include "survey.h"
 
 using namespace deepstruct::sweeps;
 
@@ -57,6 +59,14 @@ struct Case {
 
 static int64_t volume(const Triple& t) { return t[0] * t[1] * t[2]; }
 
+// One bit per weight from one byte.
+static std::vector<uint64_t> bits_of(const std::vector<uint8_t>& alive, const WeightLayout& w) {
+  const Stored stored{w.first, w.second, w.taps, w.groups};
+  std::vector<uint64_t> bits(static_cast<std::size_t>(w.first * stored.words()));
+  mark<uint8_t>(alive.data(), stored, 0, 2, bits.data());
+  return bits;
+}
+
 // Random windows, in either layout of the weights and either direction.
 static Case random_windows() {
   std::array<Window, kAxes> axes;
@@ -86,10 +96,12 @@ static Case random_windows() {
   const bool all = pick(0, 5) == 0;
   if (all) std::fill(alive.begin(), alive.end(), 1);
 
+  const std::vector<uint64_t> bits = bits_of(alive, layout);
+
   Case c;
   const Shift shift = make_shift(axes, gather);
-  c.pattern = make_pattern(all ? nullptr : alive.data(), layout, shift, false);
-  c.weighted = make_pattern(alive.data(), layout, shift, true);
+  c.pattern = make_pattern(all ? nullptr : bits.data(), layout, shift, false, static_cast<int>(pick(1, 3)));
+  c.weighted = make_pattern(bits.data(), layout, shift, true, static_cast<int>(pick(1, 3)));
   c.source_channels = c.pattern.source_channels, c.target_channels = c.pattern.target_channels;
   c.source = gather ? read : reader, c.target = gather ? reader : read;
   c.weights = static_cast<int64_t>(alive.size());
@@ -251,9 +263,9 @@ static void check_adjoint() {
   WeightLayout layout{6, 5, 9, 2, false};
   std::vector<uint8_t> alive(270);
   for (uint8_t& a : alive) a = pick(0, 3) == 0;
-  const Pattern ahead = make_pattern(alive.data(), layout, make_shift(axes, true), false);
+  const Pattern ahead = make_pattern(bits_of(alive, layout).data(), layout, make_shift(axes, true), false);
   layout.source_first = true;
-  const Pattern back = make_pattern(alive.data(), layout, make_shift(axes, false), false);
+  const Pattern back = make_pattern(bits_of(alive, layout).data(), layout, make_shift(axes, false), false);
   std::vector<double> x(10 * 63), y(6 * 28), ax(y.size()), aty(x.size());
   for (double& v : x) v = static_cast<double>(pick(-9, 9));
   for (double& v : y) v = static_cast<double>(pick(-9, 9));
@@ -271,6 +283,71 @@ static void check_adjoint() {
   for (std::size_t i = 0; i < y.size(); ++i) left += ax[i] * y[i];
   for (std::size_t i = 0; i < x.size(); ++i) right += x[i] * aty[i];
   expect(left == right && left != 0, "the two directions are adjoint");
+}
+
+// Large enough for several threads: patterns and surveys are the same for any number of them.
+static void check_threads() {
+  const std::array<Window, kAxes> axes{Window{}, Window{4, 9, 3, 2, 1, 1}, Window{7, 7, 3, 1, 2, 2}};
+  for (const int64_t groups : {1, 4}) {
+    for (const bool source_first : {false, true}) {
+      WeightLayout layout{128, 130, 9, groups, source_first};
+      std::vector<uint8_t> alive(128 * 130 * 9);
+      for (uint8_t& a : alive) a = pick(0, 9) == 0;
+      std::fill(alive.begin(), alive.begin() + 3 * 130 * 9, 1);
+      const std::vector<uint64_t> bits = bits_of(alive, layout);
+      for (const bool weights : {false, true}) {
+        const Pattern one = make_pattern(bits.data(), layout, make_shift(axes, source_first), weights, 1);
+        const Pattern three = make_pattern(bits.data(), layout, make_shift(axes, source_first), weights, 3);
+        expect(one.sparse.offset == three.sparse.offset && one.sparse.start == three.sparse.start &&
+                   one.weight_index == three.weight_index && !one.sparse.offset.empty(),
+               "a pattern does not depend on threads");
+        const Pattern all = make_pattern(nullptr, layout, make_shift(axes, source_first), weights, 3);
+        expect(all.sparse.offset.empty() != weights, "all edges need entries for their weights only");
+      }
+    }
+  }
+}
+
+template <typename T>
+static void check_survey() {
+  for (int round = 0; round < 40; ++round) {
+    Stored s{0, pick(0, 150), pick(1, 4), pick(1, 3)};
+    s.rows = s.groups * pick(1, round % 4 == 0 ? 120 : 9);
+    const T threshold = pick(0, 1) ? static_cast<T>(0.5) : T{0};
+    const double zeros[] = {0, 0.5, 0.9, 1};
+    const double share = zeros[pick(0, 3)];
+    std::vector<T> weights(static_cast<std::size_t>(s.rows * s.width()));
+    for (T& w : weights)
+      w = std::uniform_real_distribution<double>()(rng) < share
+              ? T{0}
+              : static_cast<T>(static_cast<double>(pick(-16, 16)) / 8);
+    std::vector<uint64_t> bits(static_cast<std::size_t>(s.rows * s.words()), 77), all = bits;
+    mark<T>(weights.data(), s, threshold, 2, bits.data());
+    fill_bits(s, all.data());
+    std::vector<int64_t> by_row(static_cast<std::size_t>(s.rows * s.taps)), rows = by_row;
+    std::vector<int64_t> by_column(static_cast<std::size_t>(s.groups * s.width())), columns = by_column;
+    std::vector<double> row_sizes(by_row.size()), column_sizes(by_column.size()), r = row_sizes, c = column_sizes;
+    bool right = true;
+    for (int64_t a = 0; a < s.rows; ++a)
+      for (int64_t i = 0; i < s.width(); ++i) {
+        const T w = weights[static_cast<std::size_t>(a * s.width() + i)];
+        const bool edge = threshold > 0 ? std::abs(w) > threshold : w != 0;
+        const std::size_t word = static_cast<std::size_t>(a * s.words() + i / 64);
+        right = right && (bits[word] >> (i % 64) & 1) == edge && (all[word] >> (i % 64) & 1) == 1;
+        if (!edge) continue;
+        const std::size_t row = static_cast<std::size_t>(a * s.taps + i % s.taps);
+        const std::size_t column = static_cast<std::size_t>(a / (s.rows / s.groups) * s.width() + i);
+        ++rows[row], ++columns[column];
+        r[row] += std::abs(w), c[column] += std::abs(w);  // eighths: sums are exact
+      }
+    for (int64_t a = 0; a < s.rows && s.width() % 64 != 0; ++a)
+      right = right && all[static_cast<std::size_t>((a + 1) * s.words() - 1)] >> (s.width() % 64) == 0;
+    expect(right, "a bit for every edge");
+    count(s, bits.data(), 2, by_row.data(), by_column.data());
+    magnitudes<T>(weights.data(), s, bits.data(), 3, row_sizes.data(), column_sizes.data());
+    expect(by_row == rows && by_column == columns, "edges by row and by column");
+    expect(row_sizes == r && column_sizes == c, "magnitudes by row and by column");
+  }
 }
 
 static void check_pool() {
@@ -358,6 +435,9 @@ int main(int argc, char** argv) {
   }
   check_adjoint();
   check_pool();
+  check_threads();
+  check_survey<float>();
+  check_survey<double>();
   release_scratch();
   std::printf(failures ? "%d checks failed\n" : "all checks passed\n", failures);
   return failures ? 1 : 0;

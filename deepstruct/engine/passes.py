@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from deepstruct.engine.contractions import of_ones
 from deepstruct.engine.exact import fan, path_count
 from deepstruct.engine.semiring import BOOLEAN, Counting, PathLength
 from deepstruct.engine.steps import SpaceMap
@@ -14,7 +15,7 @@ from deepstruct.engine.sweeps import apply, spread, sweep
 from deepstruct.structure import vectors
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operand import Operand
-from deepstruct.structure.operators import Identity, WeightMode
+from deepstruct.structure.operators import EdgeOperator, Identity, WeightMode
 from deepstruct.structure.space import Space
 
 __all__ = [
@@ -32,6 +33,8 @@ def in_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
     count = _counter(_most(graph, transpose=False))
     degree = vectors.full(graph.num_slots, count.dtype)
     for op in graph.operators:
+        if _joined_by_sums(graph, op, degree, count):
+            continue
         ones = _units(graph, op.source, count.dtype)
         if isinstance(op, Identity) and op.fused is not False:  # the sum takes over the in-edges of its part
             passed = op.source.gather(degree)
@@ -50,6 +53,8 @@ def out_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
     count = _counter(_most(graph, transpose=True))
     degree = vectors.full(graph.num_slots, count.dtype)
     for op in graph.operators:
+        if _joined_by_sums(graph, op, degree, count, transpose=True):
+            continue
         ones = _units(graph, op.target, count.dtype)
         if isinstance(op, Identity) and (kept := op.kept()) is not None:
             ones = ones * kept
@@ -85,6 +90,23 @@ def _units(graph: StructureGraph, side: Operand, dtype: torch.dtype = torch.floa
     return ones if graph.live is None else ones * side.gather(graph.live, False)
 
 
+def _joined_by_sums(
+    graph: StructureGraph, op: EdgeOperator, slots: torch.Tensor, semiring: Counting, *, transpose: bool = False
+) -> bool:
+    """Join what an operator makes of ones where all that it reads are units, without walking its edges.
+
+    False, with nothing done, where it reads something else, or no sums over its weights are at hand.
+    """
+    source, target = (op.target, op.source) if transpose else (op.source, op.target)
+    if any(graph.meets_dead_slots(op)) or source.scores is not None or source.valid() is not None:
+        return False
+    values = of_ones(op, transpose=transpose, magnitudes=semiring.mode == "abs")
+    if values is None:
+        return False
+    semiring.join(slots, target, values.to(semiring.dtype))
+    return True
+
+
 def strength(graph: StructureGraph) -> torch.Tensor:
     """float64 per slot: sum of |w| over the weight edges into and out of the unit."""
     magnitudes, passing = Counting(mode="abs"), Counting()
@@ -94,9 +116,11 @@ def strength(graph: StructureGraph) -> torch.Tensor:
             passed = op.source.gather(total)
             spread(graph, op, passed if op.fused is True else passed * op.fused, total, passing)
         elif op.weighted:
-            spread(graph, op, _units(graph, op.source), total, magnitudes)
+            if not _joined_by_sums(graph, op, total, magnitudes):
+                spread(graph, op, _units(graph, op.source), total, magnitudes)
             # nothing but its sum reads a part of a sum: what is added here is not passed on
-            spread(graph, op, _units(graph, op.target), total, magnitudes, transpose=True)
+            if not _joined_by_sums(graph, op, total, magnitudes, transpose=True):
+                spread(graph, op, _units(graph, op.target), total, magnitudes, transpose=True)
     return total
 
 

@@ -12,6 +12,7 @@ import torch
 
 from deepstruct.structure.operators import Conv, EdgeOperator, Matmul, Separable, Sparse, WeightMode, WeightRef, alive
 from deepstruct.structure.operators.base import as_numbers
+from deepstruct.structure.operators.contraction import Contraction, stamp_of
 
 Window = tuple[int, int, int, int, int, int]  # reader, read, taps, stride, padding, dilation
 _POINT: Window = (1, 1, 1, 1, 0, 1)
@@ -98,9 +99,7 @@ def _stamp(op: EdgeOperator) -> tuple[object, ...]:
     tensor = op.weight.tensor if op.weight is not None else getattr(op, "pattern", None)
     if tensor is None:
         return (threshold,)
-    version = -1 if tensor.is_inference() else tensor._version
-    place = 0 if tensor.is_meta else tensor.data_ptr()
-    return (id(tensor), place, version, threshold)
+    return (*stamp_of(tensor), threshold)
 
 
 def passes(graph: ModuleType, op: EdgeOperator, plan: Plan, transpose: bool, weighted: bool) -> list[Pass]:
@@ -126,7 +125,7 @@ def values(op: EdgeOperator, plan: Plan, transpose: bool, mode: WeightMode, dtyp
         tensor = op.weight.tensor.detach()
         if isinstance(op, Sparse):
             tensor = tensor[alive(tensor, op.threshold)]
-        elif isinstance(op, Matmul) and _outer_first(tensor):
+        elif isinstance(op, Matmul) and op.outer_first:
             tensor = tensor.T
         # the entries are edges, so no weight among them is cut; the others are never made into numbers
         index = torch.from_numpy(only.pattern.weight_index).to(torch.int64)
@@ -139,8 +138,11 @@ def alive_share(op: EdgeOperator, plan: Plan) -> float:
     if plan.alive_share is None:
         assert op.weight is not None
         tensor = op.weight.tensor
+        live = op.live if isinstance(op, Contraction) else None
         if tensor.is_meta or tensor.numel() == 0:
             plan.alive_share = 1.0
+        elif live is not None:
+            plan.alive_share = live.total / tensor.numel()
         else:
             plan.alive_share = int(alive(tensor, getattr(op, "threshold", 0.0)).sum()) / tensor.numel()
     return plan.alive_share
@@ -177,30 +179,26 @@ def _conv(graph: ModuleType, op: Conv, transpose: bool, weighted: bool) -> Any:
         axes.append((reader.shape[2 + a], read.shape[2 + a], taps, op.stride[a], op.padding[a], op.dilation[a]))
     gather = op.transposed == transpose
     shape = op.weight.tensor.shape
-    return graph.Pattern.windows(
-        _array(_mask(op.weight, op.threshold, weighted)), shape[0], shape[1], op.groups, not gather, axes, gather,
-        weighted,
-    )  # fmt: skip
-
-
-def _outer_first(matrix: torch.Tensor) -> bool:
-    """Whether a matrix (inner, outer) lies in memory as (outer, inner), as those of linear layers do."""
-    return matrix.dim() == 2 and matrix.stride(0) == 1 and matrix.stride(1) >= matrix.shape[0]
+    bits = None if op.live is None else op.live.bits
+    return graph.Pattern.from_bits(
+        bits, shape[0], shape[1], op.groups, not gather, axes, gather, weighted, torch.get_num_threads()
+    )
 
 
 def _matmul(graph: ModuleType, op: Matmul, transpose: bool, weighted: bool) -> Any:
     matrix = op.weight.tensor if op.weight is not None else op.pattern
-    mask = _mask(op.weight, op.threshold, weighted) if op.weight is not None else op.pattern
     batched = matrix is not None and matrix.dim() > 2
     lead = list(op.source.shape[-2:-1] if batched else lead_axes(op.source.shape[:-1]))
     axes: list[Window] = [_POINT] * (3 - len(lead)) + [(n, n, 1, 1, 0, 1) for n in lead]
+    if op.live is not None:
+        source_first = op.outer_first == transpose
+        return graph.Pattern.from_bits(
+            op.live.bits, op.live.first, op.live.second, 1, source_first, axes, not source_first, weighted,
+            torch.get_num_threads(),
+        )  # fmt: skip
+    mask = _mask(op.weight, op.threshold, weighted) if op.weight is not None else op.pattern
     groups = math.prod(op.source.shape[:-2]) if batched else 1
-    if mask is None or not batched:
-        if matrix is not None and mask is not None and _outer_first(matrix):
-            return graph.Pattern.windows(
-                _array(mask.T), op.outer, op.inner, 1, transpose, axes, not transpose, weighted
-            )
-    else:
+    if mask is not None and batched:
         mask = mask.expand(*op.source.shape[:-2], op.inner, op.outer)
     if mask is not None and mask.dim() > 2 and weighted and mask.numel() != matrix.numel():  # type: ignore[union-attr]
         raise Unsupported("weights that several samples share")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deepstruct.structure.operators import Channels, EdgeOperator, WeightRef, alive
+from deepstruct.structure.operators.contraction import Contraction
 
 
 class WeightUnion:
@@ -107,8 +108,7 @@ def weight_unions(operators: Iterable[EdgeOperator], wanted: Callable[[EdgeOpera
             (op,) = distinct.values()
             assert op.weight is not None
             possible += op.weight.tensor.numel()
-            meta = op.weight.tensor.is_meta
-            present += op.weight.tensor.numel() if meta else int(torch.count_nonzero(_live(op)))
+            present += _number_live(op, op.weight.tensor)
             continue
         covered, live = WeightUnion(), WeightUnion()
         for op in distinct.values():
@@ -118,6 +118,12 @@ def weight_unions(operators: Iterable[EdgeOperator], wanted: Callable[[EdgeOpera
         possible += covered.total()
         present += live.total()
     return possible, present
+
+
+def _number_live(op: EdgeOperator, tensor: torch.Tensor) -> int:
+    if isinstance(op, Contraction) and op.live is not None:
+        return op.live.total
+    return tensor.numel() if tensor.is_meta else int(torch.count_nonzero(_live(op)))
 
 
 def _live(op: EdgeOperator) -> torch.Tensor:

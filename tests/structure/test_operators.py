@@ -187,7 +187,6 @@ def test_weight_usage(given: Given) -> None:
             continue
         single = given.make()
         single.weight = op.weight._replace(tensor=only.reshape(tensor.shape))
-        single._dense = False
         expected.view(-1)[position] = (single.forward(x) * y).sum()
     torch.testing.assert_close(op.weight_usage(x, y).to(torch.float64).expand(tensor.shape), expected)
 
@@ -225,7 +224,6 @@ class TestOperator:
             full = given.make()
             full.weight = full.weight._replace(tensor=torch.ones_like(full.weight.tensor))
             full.threshold = 0.0
-            full._dense = True
         else:
             full = op
         if isinstance(full, Identity):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import torch
 
 from deepstruct.engine import fixpoint, passes
 from deepstruct.engine.components import sizes_of_components
+from deepstruct.engine.contractions import used_number
 from deepstruct.engine.semiring import BOOLEAN, Counting
 from deepstruct.engine.sweeps import apply, carry
 from deepstruct.errors import CapacityError, MetricError
@@ -280,19 +282,24 @@ class OperatorView:
     @cached_property
     def effective_parameters(self) -> int:
         """Stored weights with at least one edge on a path from a source to an output, tied ones once."""
-        union = WeightUnion()
+        union, alone = WeightUnion(), 0
+        uses = Counter(op.weight.key for op in self.passed.operators if op.weight is not None)
         for op in self.passed.operators:
             if op.weight is None or not op.weighted:
                 continue
             source, target = self._ends(op)
             if not bool(source.any()) or not bool(target.any()):
                 continue
-            if bool(source.all()) and bool(target.all()):
+            whole = bool(source.all()) and bool(target.all())
+            number = used_number(op, None if whole else (source, target)) if uses[op.weight.key] == 1 else None
+            if number is not None:
+                alone += number
+            elif whole:
                 union.mark(op.weight, op.used_weights())
-                continue
-            usage = op.weight_usage(source.to(torch.float32), target.to(torch.float32))
-            union.mark(op.weight, usage > 0.5)
-        return union.total()
+            else:
+                usage = op.weight_usage(source.to(torch.float32), target.to(torch.float32))
+                union.mark(op.weight, usage > 0.5)
+        return alone + union.total()
 
     @cached_property
     def path_count(self) -> int:

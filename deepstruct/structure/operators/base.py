@@ -141,16 +141,17 @@ def all_alive(tensor: torch.Tensor, threshold: float) -> bool:
     return bool(alive(tensor, threshold).all())
 
 
-def few_zeros(tensor: torch.Tensor, threshold: float) -> torch.Tensor | None:
+def few_zeros(tensor: torch.Tensor, threshold: float, edges: int | None = None) -> torch.Tensor | None:
     """Where the weights are no edges, as (count, axes) indices; None where that is nowhere, or in many places.
 
-    Freshly drawn weights hold a few exact zeros: it is quicker to take those away from a dense layer.
+    Freshly drawn weights hold a few exact zeros: it is quicker to take those away from a dense layer. `edges` is how
+    many weights are edges, where the caller knows.
     """
     if tensor.is_meta:
         return None
-    live = tensor if threshold <= 0 else alive(tensor, threshold)
-    count = tensor.numel() - int(torch.count_nonzero(live))
-    return (live == 0).nonzero() if 0 < count <= tensor.numel() // 256 else None
+    if edges is None:
+        edges = int(torch.count_nonzero(alive(tensor, threshold)))
+    return (~alive(tensor, threshold)).nonzero() if 0 < tensor.numel() - edges <= tensor.numel() // 256 else None
 
 
 def product(numbers: tuple[int, ...] | list[int]) -> int:

@@ -10,21 +10,20 @@ import torch
 
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators.base import (
-    EdgeOperator,
     Edges,
     WeightMode,
     WeightRef,
     alive,
-    all_alive,
     few_zeros,
     product,
     weights_in,
 )
+from deepstruct.structure.operators.contraction import Contraction, Live
 
 _CHUNK = 1 << 22  # edges in one piece
 
 
-class Conv(EdgeOperator):
+class Conv(Contraction):
     """Edges of a convolution, zero-padded.
 
     Args:
@@ -52,12 +51,14 @@ class Conv(EdgeOperator):
         self.stride, self.padding, self.dilation = tuple(stride), tuple(padding), tuple(dilation)
         self.transposed, self.output_padding, self.groups = transposed, tuple(output_padding), groups
         self.kernel = tuple(weight.tensor.shape[2:])
-        self._dense = all_alive(weight.tensor, threshold)
         self._holes = None if self._dense or groups > 1 else self._find_holes()
+
+    def _read(self, ref: WeightRef) -> Live:
+        return Live(ref.tensor, self.threshold, self.groups)
 
     def _find_holes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         """(input channels, output channels, 0/1 kernels) of a few zero weights; None where there are many."""
-        zeros = few_zeros(self.weight.tensor, self.threshold)
+        zeros = few_zeros(self.weight.tensor, self.threshold, None if self.live is None else self.live.total)
         if zeros is None:
             return None
         (first, a), (second, b) = (zeros[:, axis].unique(return_inverse=True) for axis in (0, 1))
@@ -70,6 +71,10 @@ class Conv(EdgeOperator):
     @property
     def dense(self) -> bool:
         return self._dense
+
+    @property
+    def _dense(self) -> bool:
+        return self.live is None or self.live.dense
 
     # -- the dense trick: an all-ones pattern is a sum over channels, one window, and a broadcast
 
@@ -178,11 +183,11 @@ class Conv(EdgeOperator):
     def count(self, source_ok: torch.Tensor | None = None, target_ok: torch.Tensor | None = None) -> int:
         if source_ok is not None or target_ok is not None:
             return super().count(source_ok, target_ok)
-        tensor = self.weight.tensor
-        if self._dense:
+        live, tensor = self.live, self.weight.tensor
+        if live is None:
             per_tap = self.tap_counts.sum() * (tensor.shape[0] * tensor.shape[1])
         else:
-            per_tap = (alive(tensor, self.threshold).sum((0, 1)) * self.tap_counts).sum()
+            per_tap = (live.by_column.sum((0, 1)) * self.tap_counts.reshape(-1)).sum()
         return self.source.shape[0] * int(per_tap.item())
 
     def edges(self) -> Iterator[Edges]:

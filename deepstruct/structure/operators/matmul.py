@@ -9,7 +9,6 @@ import torch
 from deepstruct.structure.mask import Mask
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators.base import (
-    EdgeOperator,
     Edges,
     WeightMode,
     WeightRef,
@@ -18,11 +17,12 @@ from deepstruct.structure.operators.base import (
     few_zeros,
     weights_in,
 )
+from deepstruct.structure.operators.contraction import Contraction, Live, stamp_of
 
 _CHUNK = 1 << 22  # edges in one piece
 
 
-class Matmul(EdgeOperator):
+class Matmul(Contraction):
     """Edges x[..., i] -> y[..., o] where the matrix entry M[..., i, o] is an edge.
 
     Args:
@@ -34,6 +34,8 @@ class Matmul(EdgeOperator):
         threshold: cut in magnitude below which a weight is no edge.
     """
 
+    _all: tuple[object, bool] | None = None  # of a batch of matrices: whether all their weights are edges
+
     def __init__(
         self,
         source: Operand,
@@ -44,9 +46,38 @@ class Matmul(EdgeOperator):
     ) -> None:
         self.source, self.target, self.weight, self.threshold = source, target, weight, threshold
         self.inner, self.outer = source.shape[-1], target.shape[-1]
-        self._dense = pattern is None if weight is None else all_alive(weight.tensor, threshold)
         self._mask = None if weight is not None or pattern is None else Mask(pattern)
-        self._holes = None if weight is None or self._dense else few_zeros(weight.tensor, threshold)
+        self._holes = None
+        if weight is not None and not self._dense:
+            self._holes = few_zeros(weight.tensor, threshold, None if self.live is None else self.live.total)
+
+    @property
+    def live(self) -> Live | None:
+        """As for every contraction; None for batches of matrices as well."""
+        tensor = None if self.weight is None else self.weight.tensor
+        return None if tensor is None or tensor.dim() != 2 or 0 in tensor.stride() else super().live
+
+    def _read(self, ref: WeightRef) -> Live:
+        return Live(ref.tensor.T if self.outer_first else ref.tensor, self.threshold)
+
+    @property
+    def outer_first(self) -> bool:
+        """Whether the weights lie in memory as (outer, inner), as those of linear layers do."""
+        matrix = None if self.weight is None else self.weight.tensor
+        return (
+            matrix is not None and matrix.dim() == 2 and matrix.stride(0) == 1 and matrix.stride(1) >= matrix.shape[0]
+        )
+
+    @property
+    def _dense(self) -> bool:
+        if self.weight is None:
+            return self._mask is None
+        if self.live is not None:
+            return self.live.dense
+        stamp = stamp_of(self.weight.tensor)
+        if self._all is None or self._all[0] != stamp:
+            self._all = stamp, all_alive(self.weight.tensor, self.threshold)
+        return self._all[1]
 
     @property
     def pattern(self) -> torch.Tensor | None:
@@ -118,6 +149,8 @@ class Matmul(EdgeOperator):
             rows = self.source.numel // max(self.inner, 1)
             if self._dense:
                 return rows * self.inner * self.outer
+            if self.live is not None:
+                return rows * self.live.total
             live = (
                 alive(self.weight.tensor, self.threshold) if self.weight is not None else self.pattern
             )

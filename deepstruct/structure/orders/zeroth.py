@@ -111,11 +111,9 @@ def silent_layers(operators: list[EdgeOperator]) -> list[str]:
     """Layers whose weights are all zero: freshly built models often start their last layers so."""
     silent = []
     for op in operators:
-        if op.weighted and op.weight is not None and not op.weight.tensor.is_meta and op.weight.tensor.numel():
-            if getattr(op, "dense", False) and op.count():
-                continue
-            if not bool(op.used_weights().any()):
-                silent.append(op.name)
+        stored = op.weight is not None and not op.weight.tensor.is_meta and op.weight.tensor.numel()
+        if op.weighted and stored and not op.count():
+            silent.append(op.name)
     names = list(dict.fromkeys(silent))
     if not names:
         return []
