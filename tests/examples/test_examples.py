@@ -29,4 +29,4 @@ def test_example(script, tmp_path) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {"lottery_ticket", "rigl", "sweet_spot", "structural_priors", "landscape"} <= set(SCRIPTS)
+    assert {"lottery_ticket", "rigl", "sweet_spot", "structural_priors", "landscape", "masked_lstm"} <= set(SCRIPTS)
