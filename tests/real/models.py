@@ -103,3 +103,26 @@ class VoiceEncoder(nn.Module):
     def forward(self, mels: torch.Tensor) -> torch.Tensor:
         _, (hidden, _) = self.lstm(mels)
         return F.normalize(self.linear(hidden[-1]).relu(), dim=1)
+
+
+class VoiceDetector(nn.Module):
+    """A short-time spectrum as a convolution, four convolutions, one step of an LSTM, and a probability."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft_conv = nn.Conv1d(1, 258, 256, stride=128, bias=False)
+        self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
+        self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
+        self.conv4 = nn.Conv1d(64, 128, 3, padding=1)
+        self.lstm_cell = nn.LSTMCell(128, 128)
+        self.final_conv = nn.Conv1d(128, 1, 1)
+
+    def forward(self, audio: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = self.stft_conv(F.pad(audio, (0, 64), "reflect").unsqueeze(1))
+        real, imaginary = x[:, :129], x[:, 129:]
+        x = (real**2 + imaginary**2).sqrt()
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = conv(x).relu()
+        hidden, cell = self.lstm_cell(x.squeeze(-1), (hidden, cell))
+        return self.final_conv(hidden.unsqueeze(-1).relu()).sigmoid().squeeze(1).mean(1), hidden, cell
