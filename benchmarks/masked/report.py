@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.masked.narrow import SUFFIX
+
 OURS = ("SparseLinear", "MaskedLinearLayer")
 PEERS = ("sparseprop", "sparselab")
+OTHERS = ("dense", "dense" + SUFFIX, "masked eager", "masked eager" + SUFFIX, "torch CSR")
 Row = dict[str, Any]  # "case" (out, in, batch, sparsity, threads) and "milliseconds" by layer: forward, both
 
 
 def ratios(row: Row, ours: str) -> dict[str, float]:
     """How many times as long as `ours` forward and backward of the others take; what did not run is left out."""
     both = {name: times[1] for name, times in row["milliseconds"].items()}
-    found = {f"over {name}": both[name] / both[ours] for name in ("dense", "masked eager", "torch CSR") if name in both}
+    found = {f"over {name}": both[name] / both[ours] for name in OTHERS if name in both}
     peers = [both[name] for name in PEERS if name in both]
     return found | ({"over the better peer": min(peers) / both[ours]} if peers else {})
 
@@ -35,15 +38,15 @@ def line(row: Row) -> str:
 
 def table(rows: list[Row]) -> str:
     """Markdown, one line per case."""
-    columns = ("over dense", "over masked eager", "over torch CSR", "over the better peer")
+    columns = tuple(f"over {name}" for name in (*OTHERS, "the better peer"))
     head = ["in -> out", "batch", "sparsity", "threads", "`SparseLinear` ms", *columns]
-    head += ["`MaskedLinearLayer` ms", *columns[:2]]
+    head += ["`MaskedLinearLayer` ms", *columns[:4]]
     lines = ["Forward and backward, float32, best of the rounds of one interleaved run.", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in sorted(rows, key=lambda r: (r["case"][4], r["case"][1] * r["case"][0], *r["case"][2:4])):
         out, inputs, batch, sparsity, threads = row["case"]
         cells = [f"{inputs} -> {out}", str(batch), f"{sparsity:g}", str(threads)]
-        for ours, wanted in zip(OURS, (columns, columns[:2]), strict=True):
+        for ours, wanted in zip(OURS, (columns, columns[:4]), strict=True):
             mine = ratios(row, ours)
             cells.append(f"{row['milliseconds'][ours][1]:.2f}")
             cells += [f"{mine[name]:.2f}" if name in mine else "" for name in wanted]
