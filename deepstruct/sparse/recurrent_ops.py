@@ -49,6 +49,7 @@ def ours(*operands: Tensor) -> bool:
         and all(t.dtype == first.dtype and t.device == first.device for t in operands)
         and all(t.numel() for t in operands[:2])
         and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._len_torch_function_stack()

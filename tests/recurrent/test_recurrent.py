@@ -392,6 +392,16 @@ def test_a_sequence_may_be_changed_in_place_afterwards():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@each_layer
+def test_traced_models_are_plain_ones(kind):
+    model, x = MaskedDeepRNN(2, [3], kind, batch_first=True), torch.randn(2, 4, 2)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, x), file)
+    file.seek(0)
+    torch.testing.assert_close(torch.jit.load(file)(x), model(x))
+
+
 def test_the_backend_is_checked():
     layer = MaskedGRULayer(2, 3)
     layer.backend = "quick"
