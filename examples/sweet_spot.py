@@ -20,7 +20,7 @@ NODES = 64
 
 def main() -> None:
     options = arguments(__doc__, seeds=1)
-    width, epochs, size = (64, 1, (600, 400)) if options.quick else (256, 5, (4000, 1000))
+    width, epochs, size = (64, 1, (600, 400)) if options.quick else (128, 5, (4000, 1000))
     degrees = (4, 16) if options.quick else (3, 4, 6, 8, 12, 16, 24, 32, 48)
     rewired = (0.0, 0.3) if options.quick else (0.0, 0.03, 0.1, 0.3, 1.0)
     graphs = [("complete", nx.complete_graph(NODES))]
