@@ -203,6 +203,43 @@ INLINE void gather_row(int count, const uint8_t* columns, const T* values, const
   for (int i = 0; i < N; ++i) store(out + i * lanes<T>(), sum[i]);
 }
 
+// Whether there are registers for the sums of two rows.
+template <int N>
+constexpr bool pairs() {
+  return 2 * N <= (VECTOR_BYTES == 64 ? 16 : 8);
+}
+
+// Two rows of as many non-zeros: a sum waits for the one before it, and one row has too few to keep both
+// multipliers busy.
+template <typename T, int N>
+INLINE void gather_rows(int count, const uint8_t* columns, const T* values, const T* x, T* out, T* other) {
+  constexpr int width = N * lanes<T>();
+  const uint8_t* more = columns + count;
+  const T* others = values + count;
+  Vector<T> a[N], b[N];
+  load_row<T, N>(out, a);
+  load_row<T, N>(other, b);
+  int k = 0;
+  for (; k + 4 <= count; k += 4) {
+    uint32_t four, also;
+    __builtin_memcpy(&four, columns + k, 4);
+    __builtin_memcpy(&also, more + k, 4);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      add_multiple<T, N>(a, values[k + i], row_at<T, width>(x, static_cast<uint8_t>(four >> nth_byte(i))));
+      add_multiple<T, N>(b, others[k + i], row_at<T, width>(x, static_cast<uint8_t>(also >> nth_byte(i))));
+    }
+  }
+  for (; k < count; ++k) {
+    add_multiple<T, N>(a, values[k], row_at<T, width>(x, columns[k]));
+    add_multiple<T, N>(b, others[k], row_at<T, width>(x, more[k]));
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) store(out + i * lanes<T>(), a[i]);
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) store(other + i * lanes<T>(), b[i]);
+}
+
 template <typename T, int N>
 void product_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, const T* next, T* out) {
   constexpr int width = N * lanes<T>();
@@ -213,7 +250,15 @@ void product_of(const Layout* layout, const T* values, int64_t panel, int64_t bl
   Ahead ahead(next, static_cast<int64_t>(sizeof(T)) * layout->block * width, layout->row_start[tile + 1] - layout->row_start[tile]);
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
-    for (int i = 0; i < n; ++i, ++rows, v += count, c += count) {
+    int i = 0;
+    if constexpr (pairs<N>()) {
+      for (; i + 2 <= n; i += 2, rows += 2, v += 2 * count, c += 2 * count) {
+        ahead.go();
+        ahead.go();
+        gather_rows<T, N>(count, c, v, x, out + rows[0] * width, out + rows[1] * width);
+      }
+    }
+    for (; i < n; ++i, ++rows, v += count, c += count) {
       ahead.go();
       gather_row<T, N>(count, c, v, x, out + *rows * width);
     }

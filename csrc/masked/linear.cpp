@@ -6,6 +6,10 @@
 #include <memory>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "kernels.h"
 
 namespace deepstruct {
@@ -20,13 +24,20 @@ class Scratch {
   explicit Scratch(int slot) : slot_(slot) {}
   template <typename T>
   T* get(int64_t count) {
-    const std::size_t bytes = (static_cast<std::size_t>(std::max<int64_t>(count, 1)) * sizeof(T) + 63) / 64 * 64;
+    std::size_t bytes = (static_cast<std::size_t>(std::max<int64_t>(count, 1)) * sizeof(T) + 63) / 64 * 64;
     Block& block = blocks()[slot_];
     if (block.bytes < bytes) {
       block.data.reset();
       block.bytes = 0;
-      block.data.reset(std::aligned_alloc(64, bytes));
+      // Tiles are read in every order: with pages of 4 KB, looking up addresses would cost as much as the data.
+      constexpr std::size_t huge = std::size_t{1} << 21;
+      const bool large = bytes >= huge / 2;
+      if (large) bytes = (bytes + huge - 1) / huge * huge;
+      block.data.reset(std::aligned_alloc(large ? huge : 64, bytes));
       if (!block.data) throw std::bad_alloc();
+#if defined(__linux__)
+      if (large) madvise(block.data.get(), bytes, MADV_HUGEPAGE);
+#endif
       block.bytes = bytes;
     }
     return static_cast<T*>(block.data.get());
@@ -270,7 +281,7 @@ void write_support(const Layout& layout, const T* values, T* weight, const Paral
   parallel(layout.panels, [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t top = panel * kPanel, height = std::min<int64_t>(kPanel, layout.rows - top);
-      std::memset(weight + top * layout.cols, 0, static_cast<std::size_t>(height * layout.cols) * sizeof(T));
+      std::fill_n(weight + top * layout.cols, height * layout.cols, T(0));
       for (int64_t block = 0; block < layout.blocks; ++block)
         each_segment(layout, panel * layout.blocks + block,
                      [&](int64_t at, int64_t soon, const uint8_t* columns, int32_t count, int64_t value) {
