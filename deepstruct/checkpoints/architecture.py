@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from deepstruct.checkpoints.match import tied
 from deepstruct.checkpoints.reading import tensor_hash
 from deepstruct.checkpoints.spec import BatchSpec
 
@@ -27,6 +28,7 @@ class Architecture:
 
         self.model = model
         self.expected = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+        self.ties = tied(model)
         self.graph: StructureGraph = extract(
             model, spec.example_input if example is None else example, example_kwargs=spec.example_kwargs,
             order="zeroth", progress=False, **dict(spec.structure),

@@ -72,7 +72,8 @@ class Bench:
         architecture = self.model() or self._told_by_plugin(state, source)
         if architecture is None:
             return self._apart(state, source)
-        match = match_state(state, architecture.expected, source, type(architecture.model).__name__)
+        name = type(architecture.model).__name__
+        match = match_state(state, architecture.expected, source, name, architecture.ties)
         graph, reused = architecture.swap(match.state)
         report = self._analyze(graph, self.spec.metrics)
         return Measurement(report, graph.num_parameters, architecture.fingerprint, "model", match.notes, reused)

@@ -9,12 +9,12 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepstruct.checkpoints.distributed import METADATA
 from deepstruct.checkpoints.load import find_reader
 from deepstruct.checkpoints.readers import SUFFIXES, shards_of, weights_in_folder
-from deepstruct.errors import CheckpointError, InputError, MissingExtraError
+from deepstruct.checkpoints.remote import is_url, listing, stamp, together
+from deepstruct.errors import CheckpointError, InputError
 from deepstruct.plugin import Registry
 
 _SURE = 20  # what a reader must score for a file of a folder to be taken for a checkpoint
@@ -36,21 +36,18 @@ class Found:
         size: bytes, of a folder 0.
         stamp: changes when the file does: modification time in nanoseconds, or what the remote system tells.
         problem: why it cannot be a checkpoint, "" when nothing speaks against it.
+        members: behind a URL, the files of a checkpoint of several, as paths of its file system.
     """
 
     path: str
     size: int = 0
     stamp: str = ""
     problem: str = ""
+    members: tuple[str, ...] = ()
 
     @property
     def remote(self) -> bool:
         return is_url(self.path)
-
-
-def is_url(text: str) -> bool:
-    """Whether it is for fsspec: a scheme of two letters or more, then "://"."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.\-]+://", text) is not None
 
 
 def discover(sources: Iterable[str | os.PathLike[str]], registry: Registry) -> list[Found]:
@@ -197,35 +194,18 @@ def _shards(folder: Path, names: Iterable[str]) -> set[str]:
     return found
 
 
-def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path there."""
-    try:
-        import fsspec
-    except ImportError as error:
-        raise MissingExtraError(f"{url} is a URL: reading it needs fsspec (pip install fsspec)") from error
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{url} cannot be reached: {error}") from error
-    return fs, path
-
-
 def _remote(url: str) -> Iterator[Found]:
-    """Files behind a URL: a file, a pattern, or everything below a folder that is named as a checkpoint."""
-    fs, path = filesystem(url)
-    try:
-        if glob.has_magic(path):
-            listing = fs.glob(path, detail=True)
-        elif fs.isdir(path):
-            listing = {name: about for name, about in fs.find(path, detail=True).items() if name.endswith(NAMED)}
-        else:
-            listing = {path: fs.info(path)}
-    except FileNotFoundError as error:
-        raise InputError(f"there is nothing at {url}") from error
-    except Exception as error:
-        raise InputError(f"{url} cannot be listed: {type(error).__name__}: {error}") from error
-    for name, about in listing.items():
-        if about.get("type") != "directory" and not _BESIDE.fullmatch(name.rpartition("/")[2]):
-            stamp = next((str(about[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
-                          if about.get(key)), "")  # fmt: skip
-            yield Found(fs.unstrip_protocol(name), int(about.get("size") or 0), stamp)
+    """What is behind a URL: a file, a pattern, or everything below a folder that is named as a checkpoint."""
+    fs, files = listing(url)
+    listed = glob.has_magic(url) or [path.rpartition("/")[2] for path in files] == [url.rpartition("/")[2]]
+    for path, members in together(files, fs.cat_file):
+        name = path.rpartition("/")[2]
+        if not members and not listed and (name.startswith(".") or not name.endswith((*NAMED, ".index.json"))):
+            continue
+        if not members and _BESIDE.fullmatch(name):
+            continue
+        about = [files[member] for member in members or (path,) if member in files]
+        yield Found(
+            fs.unstrip_protocol(path), sum(int(one.get("size") or 0) for one in about),
+            ";".join(stamp(one) for one in about) if all(stamp(one) for one in about) else "", members=members,
+        )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from deepstruct.checkpoints.match import match_state
+from deepstruct.checkpoints.match import match_state, tied
 from deepstruct.checkpoints.readers import HEAD_BYTES
 from deepstruct.checkpoints.unwrap import find_state
 from deepstruct.errors import CheckpointError, DeepstructError
@@ -97,7 +97,7 @@ def load_weights(
     else:
         source, state = str(weights), load_state_dict(weights, registry=registry)
     expected = model.state_dict()
-    found = match_state(state, expected, source, type(model).__name__).state
+    found = match_state(state, expected, source, type(model).__name__, tied(model)).state
     try:
         model.load_state_dict({**expected, **found})
     except Exception as error:

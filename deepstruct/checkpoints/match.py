@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepstruct.checkpoints.unwrap import fold_masks
 from deepstruct.errors import CheckpointError
@@ -17,6 +17,17 @@ _INNER = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_mo
 
 _OPTIONAL = ("num_batches_tracked",)
 """Buffers that old checkpoints lack and that mean nothing to the structure."""
+
+
+Ties = Sequence[Sequence[str]]
+
+
+def tied(model: nn.Module) -> list[list[str]]:
+    """Names of parameters that are one and the same, such as those of an embedding and the head that shares it."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,9 @@ class Match:
     notes: tuple[str, ...] = ()
 
 
-def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Any], source: str, model: str) -> Match:
+def match_state(
+    state: Mapping[str, Tensor], expected: Mapping[str, Any], source: str, model: str, ties: Ties = ()
+) -> Match:
     """The tensors for an architecture, under its own names.
 
     Prefixes that wrappers put before names (`module.`, `_orig_mod.`, `model.` of Lightning, or any other that all
@@ -43,6 +56,7 @@ def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Any], source
         state: of the checkpoint.
         expected: `model.state_dict()`; what is no tensor in it (extra state of modules) is left as it is.
         source, model: for messages.
+        ties: names of one and the same parameter (see `tied`), of which a checkpoint need not hold all.
 
     Raises CheckpointError naming the first keys or shapes that differ.
     """
@@ -57,6 +71,10 @@ def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Any], source
             found = folded
         found, note = _without_prefix(found, wanted)
         notes += note
+    for names in ties:
+        held = next((found[name] for name in names if name in found), None)
+        if held is not None:
+            found.update({name: held for name in names if name in wanted and name not in found})
     problems = differences(found, wanted)
     if problems:
         raise CheckpointError(f"{source} does not fit {model}: {'; '.join(problems)}")

@@ -164,10 +164,14 @@ FOLDER_FILES = (
 """Where the Hugging Face library keeps weights; the first that is there counts."""
 
 
+CONFIGS = ("config.json", "adapter_config.json")
+"""What makes a folder with such a file one of the Hugging Face library."""
+
+
 def weights_in_folder(folder: Path) -> Path | None:
     """The file of weights of a Hugging Face folder, None where the folder is none."""
     try:
-        if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        if not any((folder / name).is_file() for name in CONFIGS):
             return None
         return next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
     except OSError:
@@ -177,8 +181,16 @@ def weights_in_folder(folder: Path) -> Path | None:
 def shards_of(index: Path) -> dict[str, list[str]]:
     """File name -> tensors, of an index of shards; CheckpointError when it is none, or leaves its folder."""
     try:
-        data = json.loads(index.read_text(encoding="utf-8"))
-        table = data["weight_map"]
+        text = index.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{index} is no index of shards: {_first_line(error)}") from error
+    return shards_in(text, str(index))
+
+
+def shards_in(text: str, index: str) -> dict[str, list[str]]:
+    """`shards_of` the text of an index; `index` is its name in messages."""
+    try:
+        table = json.loads(text)["weight_map"]
         shards: dict[str, list[str]] = {}
         for name, file in table.items():
             if not isinstance(file, str) or Path(file).name != file:
@@ -186,7 +198,7 @@ def shards_of(index: Path) -> dict[str, list[str]]:
             shards.setdefault(file, []).append(str(name))
     except DeepstructError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is no index of shards: {_first_line(error)}") from error
     if not shards:
         raise CheckpointError(f"{index} names no shard")

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deepstruct.checkpoints.discover import NAMED, Found, filesystem, member_files
+from deepstruct.checkpoints.discover import NAMED, Found, member_files
 from deepstruct.checkpoints.load import open_checkpoint
 from deepstruct.checkpoints.permissions import allowing
+from deepstruct.checkpoints.remote import fetch
 from deepstruct.checkpoints.unwrap import find_state, find_step
 from deepstruct.errors import CheckpointError
 from deepstruct.plugin import Registry
@@ -44,20 +45,14 @@ class Checkpoint:
 
 @contextmanager
 def local_copy(found: Found) -> Iterator[Path]:
-    """The file on this machine: itself, or a temporary copy of what is remote."""
+    """The file or folder on this machine: itself, or a temporary copy of what is remote."""
     if found.problem:
         raise CheckpointError(f"{found.path}: {found.problem}")
     if not found.remote:
         yield Path(found.path)
         return
-    fs, path = filesystem(found.path)
     with tempfile.TemporaryDirectory(prefix="deepstruct-") as folder:
-        target = Path(folder) / (path.rpartition("/")[2] or "checkpoint")
-        try:
-            fs.get_file(path, str(target))
-        except Exception as error:
-            raise CheckpointError(f"{found.path} cannot be fetched: {type(error).__name__}: {error}") from error
-        yield target
+        yield fetch(found.path, found.members, Path(folder))
 
 
 def content_hash(path: Path) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from deepstruct.checkpoints import load_state_dict, load_weights
-from deepstruct.checkpoints.match import match_state
+from deepstruct.checkpoints.match import match_state, tied
 from deepstruct.checkpoints.permissions import allowing
 from deepstruct.checkpoints.pickles import wanted_globals
 from deepstruct.checkpoints.reading import content_hash, read_checkpoint
@@ -216,3 +216,24 @@ def test_several_modules_side_by_side(tmp_path) -> None:
     found = load_state_dict(tmp_path / "x.pt")
     assert {name.partition(".")[0] for name in found} == {"actor", "critic"}
     assert len(found) == 2 * len(net().state_dict())
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(6, 3), nn.Linear(3, 6, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(x))
+
+
+@pytest.mark.parametrize("kept", ["embed.weight", "head.weight"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_one_name_of_a_shared_parameter_is_enough(kept, prefix) -> None:
+    model = Tied()
+    assert tied(model) == [["embed.weight", "head.weight"]]
+    value = torch.randn(6, 3)
+    load_weights(model, {prefix + kept: value})
+    assert torch.equal(model.embed.weight, value)
+    assert model.embed.weight is model.head.weight
