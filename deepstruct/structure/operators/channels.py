@@ -93,7 +93,6 @@ class Channels(Matmul):
     ) -> None:
         super().__init__(source, target)
         self.slices, self.key, self._codes = list(slices), key, holes
-        self._dense = holes.numel() == 0
         self._made: weakref.ref[torch.Tensor] | None = None
         self._order = [None if _ascending(s.columns) else torch.argsort(s.columns) for s in self.slices]
 
@@ -105,6 +104,15 @@ class Channels(Matmul):
     @property
     def weighted(self) -> bool:
         return True
+
+    @property
+    def live(self) -> None:
+        """None: the weights are not stored."""
+        return None
+
+    @property
+    def _dense(self) -> bool:
+        return self._codes.numel() == 0
 
     @property
     def weight(self) -> WeightRef:
@@ -180,19 +188,19 @@ class Channels(Matmul):
             total += y[..., start:stop] @ _powered(amounts, mode).to(y.dtype).T
         return total
 
-    def _live(self) -> torch.Tensor:
+    def _joined(self) -> torch.Tensor:
         live = torch.ones(self.inner * self.outer, dtype=torch.bool)
         live[self._codes] = False
         return live.view(self.inner, self.outer)
 
     def weight_usage(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         usage = x.reshape(-1, self.inner).T @ y.reshape(-1, self.outer)
-        return usage if self._dense else usage * self._live()
+        return usage if self._dense else usage * self._joined()
 
     def used_weights(self) -> torch.Tensor:
         if self._dense:
             return torch.ones((), dtype=torch.bool).expand(self.inner, self.outer)
-        return self._live()
+        return self._joined()
 
     def touches(self, units: torch.Tensor) -> torch.Tensor:
         return units.any(-1, keepdim=True).expand(*units.shape[:-1], self.outer)
@@ -215,7 +223,7 @@ class Channels(Matmul):
                 (a, min(a + step, self.outer), one.expand(self.inner, min(a + step, self.outer) - a))
                 for a in range(0, self.outer, step)
             )
-        live = None if self._dense else self._live()
+        live = None if self._dense else self._joined()
         for start, stop, amounts in known:
             if live is None:
                 row, column = (t.reshape(-1) for t in torch.meshgrid(
