@@ -8,6 +8,7 @@ layers (operators of torch, which need torch).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -29,6 +30,7 @@ if X86:
         "isa_avx512.cpp": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
     }
     COMMON.append("-DDEEPSTRUCT_X86")
+_MARK = "deepstruct sources "
 TORCH_TARGET = "0x020a000000000000"  # the stable ABI of torch 2.10
 
 
@@ -59,6 +61,28 @@ def source_folder(kind: str) -> Path:
         if (folder / "kernels.h").is_file():
             return folder
     raise BuildError(f"the sources are missing: neither csrc/{kind} nor deepstruct/_csrc/{kind} is here")
+
+
+def stamp(kind: str) -> str:
+    """Says which sources a library is of: 16 hexadecimal digits over the names and bytes of csrc/graph or csrc/masked.
+
+    A library that an older version left behind would be called with what it does not know.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(source_folder(kind).iterdir()):
+        if path.suffix in (".cpp", ".h", ".inl"):
+            digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def check_stamp(library: Path, kind: str) -> None:
+    """ImportError where a library was built from other sources than those that are here. It is read, not loaded."""
+    try:
+        wanted = _MARK + stamp(kind)
+    except BuildError:  # no sources here, so nothing to be older than
+        return
+    if wanted.encode() not in library.read_bytes():
+        raise ImportError("it was built from other sources: `deepstruct build-ext` builds it anew")
 
 
 def compiler() -> list[str]:
@@ -124,8 +148,14 @@ def _build(
             say(f"compiled {folder.name}/{name}")
             return output
 
+        marked = Path(objects_folder) / "stamp.cpp"
+        marked.write_text(
+            f'extern "C" __attribute__((visibility("default"))) const char deepstruct_{folder.name}_sources[];\n'
+            f'const char deepstruct_{folder.name}_sources[] = "{_MARK}{stamp(folder.name)}";\n'
+        )
+        _run([*cxx, *COMMON, "-c", str(marked), "-o", f"{marked}.o"])
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            objects = list(pool.map(compile_one, names))
+            objects = [*pool.map(compile_one, names), f"{marked}.o"]
         undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         # Beside its target, so that the rename stays within one file system.
         handle, unfinished = tempfile.mkstemp(suffix=".part", dir=target.parent)

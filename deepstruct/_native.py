@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from deepstruct._build import BuildError, extension_name, user_folder
+from deepstruct._build import BuildError, check_stamp, extension_name, user_folder
 
 NAME = "deepstruct._graph"
 _OFF = "switched off by DEEPSTRUCT_NATIVE=0"
@@ -53,6 +53,7 @@ def _found() -> tuple[ModuleType | None, str | None]:
         if not place.is_file():
             continue
         try:
+            check_stamp(place, "graph")
             return _import(place), None
         except (ImportError, OSError) as error:
             reason = f"{place} does not load: {' '.join(str(error).split())}"

@@ -107,9 +107,9 @@ class BaseRecurrentLayer(nn.Module):
 
     def masked_weights(self) -> list[Tensor]:
         """Both weights with their masks applied, and both biases."""
-        ih, hh = self._weight_ih, self._weight_hh
         # A mask in the weight's dtype: a product with booleans costs many times more.
-        ih, hh = ih * self._mask_i2h.to(ih.dtype), hh * self._mask_h2h.to(hh.dtype)
+        ih = self._weight_ih * self._mask_i2h.to(self._weight_ih.dtype)
+        hh = self._weight_hh * self._mask_h2h.to(self._weight_hh.dtype)
         if self.gradients is not None:
             for name, weight in (("_weight_ih", ih), ("_weight_hh", hh)):
                 if name in self.gradients and weight.requires_grad:

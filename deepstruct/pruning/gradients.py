@@ -11,6 +11,7 @@ from torch.nn import grad as conv_grad
 
 from deepstruct.errors import InputError
 from deepstruct.sparse.conv import MaskedConv1d, MaskedConv2d
+from deepstruct.sparse.convolution import padded
 from deepstruct.sparse.linear import SparseLinear
 
 
@@ -54,8 +55,10 @@ class LayerGradient:
 def _convolution(layer: MaskedConv1d | MaskedConv2d, x: Tensor, grad: Tensor, shape: torch.Size) -> Tensor:
     if x.dim() == layer._axes + 1:
         x, grad = x.unsqueeze(0), grad.unsqueeze(0)
+    x, geometry = layer.placed(x)
+    x = padded(x, shape[2:], geometry)
     function: Any = conv_grad.conv1d_weight if layer._axes == 1 else conv_grad.conv2d_weight
     out: Tensor = function(
-        layer._padded(x), shape, grad, stride=layer.stride, padding=0, dilation=layer.dilation, groups=layer.groups
+        x, shape, grad, stride=geometry.stride, padding=0, dilation=geometry.dilation, groups=geometry.groups
     )
     return out

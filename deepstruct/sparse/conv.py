@@ -27,14 +27,18 @@ class _MaskedConv(MaskedLayer):
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self._axes, self.weight.shape[1] * self.groups)
         self._note_input(x)
+        x, geometry = self.placed(x)
+        if self._masks_as_params:
+            return dense(x, self._soft_weight(), self.bias, geometry)
+        return convolve(x, self.weight, self._mask, self.bias, geometry, self.backend)
+
+    def placed(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        """The input, padded already where that is not by zeros, and how windows lie on it."""
         padding = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0,) * self._axes
-        geometry = Geometry(self.stride, padding, self.dilation, self.groups)
-        if self._masks_as_params:
-            return dense(x, self._soft_weight(), self.bias, geometry)
-        return convolve(x, self.weight, self._mask, self.bias, geometry, self.backend)
+        return x, Geometry(self.stride, padding, self.dilation, self.groups)
 
 
 class MaskedConv1d(_MaskedConv, nn.Conv1d):  # type: ignore[misc]

@@ -167,7 +167,8 @@ def _without_dead_channels(
     return out if bias is None else out + bias.view(-1, *[1] * (weight.dim() - 2))
 
 
-def _padded(x: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:
+def padded(x: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:
+    """The input (N, C, *size) with the zeros around it that windows reach into."""
     pads: list[int] = []  # the last axis first, each before and after
     for axis in reversed(range(len(kernel))):
         if isinstance(geometry.padding, str):
@@ -181,7 +182,7 @@ def _padded(x: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:
 def _unfolded(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """Windows as rows, times the sparse (out, in * kernel) matrix."""
     kernel = tuple(weight.shape[2:])
-    x = _padded(x, kernel, geometry)
+    x = padded(x, kernel, geometry)
     sizes = [
         (n - d * (k - 1) - 1) // s + 1
         for n, k, d, s in zip(x.shape[2:], kernel, geometry.dilation, geometry.stride, strict=True)

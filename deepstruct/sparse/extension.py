@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from deepstruct._build import check_stamp
 from deepstruct.sparse.build import suffix
 
 NAME = "_masked"
@@ -42,7 +43,7 @@ def load() -> None:
 
     for path in found:
         try:
-            # By hand first: what is broken about a library is said best by the linker.
+            check_stamp(path, "masked")  # by hand first: what is broken about a library is said best by the linker
             ctypes.CDLL(str(path))
             torch.ops.load_library(str(path))
         except (OSError, RuntimeError, ImportError) as error:

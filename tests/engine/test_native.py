@@ -15,7 +15,8 @@ import pytest
 import random_nets
 import torch
 
-from deepstruct import extract
+from deepstruct import _native, extract
+from deepstruct._build import stamp
 from deepstruct.engine import native, passes, sweeps
 from deepstruct.engine.semiring import BOOLEAN, LONGEST, SHORTEST, Counting, Modular
 from deepstruct.structure.operand import Operand
@@ -359,6 +360,17 @@ def test_a_broken_library_is_named_and_left_alone(tmp_path):
     done = python(USE, DEEPSTRUCT_GRAPH_LIBRARY=str(broken))
     assert done.stdout.split() == ["pytorch", "40", "40"]
     assert str(broken) in done.stderr
+
+
+@needs_kernels
+def test_a_library_of_other_sources_is_named_and_left_alone(tmp_path):
+    """An older one does not know all that it would be called with."""
+    library = Path(_native.load().__file__)
+    older = tmp_path / library.name
+    older.write_bytes(library.read_bytes().replace(stamp("graph").encode(), b"0" * 16))
+    done = python(USE, DEEPSTRUCT_GRAPH_LIBRARY=str(older))
+    assert done.stdout.split() == ["pytorch", "40", "40"]
+    assert f"{older} does not load: it was built from other sources" in done.stderr
 
 
 @needs_kernels

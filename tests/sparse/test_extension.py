@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deepstruct._build import stamp
 from deepstruct.sparse import calibration, extension
 from deepstruct.sparse.build import BuildError, build
 
@@ -47,6 +48,16 @@ def test_a_broken_library_is_named_and_left_alone(tmp_path):
     done = python(USE, DEEPSTRUCT_MASKED_LIBRARY=str(broken))
     assert done.stdout.splitlines()[1] == "pytorch"
     assert str(broken) in done.stderr
+
+
+@needs_compiler
+def test_a_library_of_other_sources_is_named_and_left_alone(tmp_path):
+    """An older one would register kernels that the code here calls in another way."""
+    older = tmp_path / "older.so"
+    older.write_bytes(build(tmp_path / "lib.so").read_bytes().replace(stamp("masked").encode(), b"0" * 16))
+    done = python(USE, DEEPSTRUCT_MASKED_LIBRARY=str(older))
+    assert done.stdout.splitlines()[1] == "pytorch"
+    assert f"{older} cannot be loaded: it was built from other sources" in done.stderr
 
 
 @needs_compiler

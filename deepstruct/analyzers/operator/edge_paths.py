@@ -41,7 +41,8 @@ def _sums(view: OperatorView) -> dict[str, float]:
 def _largest(view: OperatorView) -> dict[str, float]:
     def compute() -> dict[str, float]:
         view.need_explicit_units("the share of paths through an edge")
-        shares, out = _shares(view), {}
+        shares = _shares(view)
+        out: dict[str, float] = {}
         for op in view.structure.operators:
             name = _space_of(view, op).name
             out[name] = max(out.get(name, 0.0), shares.largest(op))
