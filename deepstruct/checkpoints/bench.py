@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from deepstruct.checkpoints.matrices import (
     weight_matrices,
 )
 from deepstruct.checkpoints.spec import BatchSpec
+from deepstruct.errors import CheckpointError, DeepstructError
 from deepstruct.metrics.base import Metric, Skipped
 from deepstruct.plugin import Registry
 
@@ -58,6 +60,7 @@ class Bench:
         self.spec, self.registry = spec, registry
         self._fixed: Architecture | None = None
         self._known: OrderedDict[Any, Architecture] = OrderedDict()
+        self._refused: dict[Any, str] = {}
 
     def model(self) -> Architecture | None:
         """The architecture that the user named, traced at the first call; None without a model."""
@@ -67,16 +70,19 @@ class Bench:
             self._fixed = Architecture(model, self.spec)
         return self._fixed
 
-    def measure(self, state: Mapping[str, Tensor], source: str) -> Measurement:
-        """All values for one state dict. `source` is its name in messages."""
-        architecture = self.model() or self._told_by_plugin(state, source)
+    def measure(self, state: Mapping[str, Tensor], source: str, place: Path | None = None) -> Measurement:
+        """All values for one state dict. `source` is its name in messages, `place` the file or folder that it is of."""
+        architecture, note = self.model() or self._told_by_plugin(state, source), ""
+        if architecture is None and place is not None:
+            architecture, note = self._told_by_config(state, source, place)
         if architecture is None:
-            return self._apart(state, source)
+            return self._apart(state, source, note)
         name = type(architecture.model).__name__
         match = match_state(state, architecture.expected, source, name, architecture.ties)
         graph, reused = architecture.swap(match.state)
         report = self._analyze(graph, self.spec.metrics)
-        return Measurement(report, graph.num_parameters, architecture.fingerprint, "model", match.notes, reused)
+        notes = (*match.notes, note) if note else match.notes
+        return Measurement(report, graph.num_parameters, architecture.fingerprint, "model", notes, reused)
 
     def _analyze(self, graph: StructureGraph, metrics: Any) -> Report:
         from deepstruct.api import analyze
@@ -95,7 +101,32 @@ class Bench:
         key = ("model", type(model), _signature(model.state_dict()))
         return self._remembered(key, lambda: Architecture(model.eval(), self.spec))
 
-    def _apart(self, state: Mapping[str, Tensor], source: str) -> Measurement:
+    def _told_by_config(
+        self, state: Mapping[str, Tensor], source: str, place: Path
+    ) -> tuple[Architecture | None, str]:
+        """The model that a Hugging Face folder describes, and how it was found, or why it was not."""
+        from deepstruct.checkpoints.huggingface import described
+
+        config = described(place)
+        if config is None:
+            return None, ""
+        key = ("config", config.text)
+        if key not in self._known and key not in self._refused:
+            try:
+                model = config.build(state, source, self.spec.seed)
+                self._remembered(key, lambda: Architecture(model, self.spec))
+            except DeepstructError as error:
+                why = " ".join(str(error).split())
+                note = f"the model that its {config.name} describes is not used: {why}"
+                if not isinstance(error, CheckpointError):  # another state will not help
+                    self._refused[key] = note
+                return None, note
+        if key in self._refused:
+            return None, self._refused[key]
+        architecture = self._known[key]
+        return architecture, f"measured as the {type(architecture.model).__name__} that its {config.name} describes"
+
+    def _apart(self, state: Mapping[str, Tensor], source: str, note: str = "") -> Measurement:
         """What the weights tell without a model."""
         weights = weight_matrices(state, source)
 
@@ -111,7 +142,8 @@ class Bench:
         report = self._analyze(graph, metrics)
         report.skipped[:] = [line for line in report.skipped if "not offered at order" not in line.reason]
         report.skipped += [Skipped(name, "", "it says something across layers: name a model") for name in left]
-        return Measurement(report, count_parameters(state), architecture.fingerprint, "weights", (NOTE,), reused)
+        notes = (NOTE, note) if note else (NOTE,)
+        return Measurement(report, count_parameters(state), architecture.fingerprint, "weights", notes, reused)
 
     def _without_model(self) -> tuple[list[str], list[str]]:
         """(metrics to compute, those asked for that need the model)."""

@@ -85,7 +85,7 @@ class CheckpointWork:
                 allow_pickle=self.spec.allow_pickle, allow_torchscript=self.spec.allow_torchscript,
             )  # fmt: skip
             about.update(reader=checkpoint.reader, step=checkpoint.step, notes=checkpoint.notes)
-            measured = _bench(self).measure(checkpoint.state, found.path)
+            measured = _bench(self).measure(checkpoint.state, found.path, path)
             rows, skipped = report_rows(measured.report)
         return {
             "rows": rows, "skipped": skipped, "kind": measured.kind, "parameters": measured.parameters,
