@@ -32,6 +32,7 @@ CONFIGS = {
     "loha": lambda: peft.LoHaConfig(r=2, init_weights=False, **A),
     "lokr": lambda: peft.LoKrConfig(r=2, init_weights=False, **A),
     "oft": lambda: peft.OFTConfig(r=0, oft_block_size=4, init_weights=False, **A),
+    "boft": lambda: peft.BOFTConfig(boft_block_size=4, init_weights=False, **A),
     "vera": lambda: peft.VeraConfig(r=2, init_weights=False, **A),
 }
 CONVOLUTIONS = ("lora", "dora", "loha", "lokr")
@@ -56,8 +57,10 @@ class Convolutional(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def host():
+def host(monkeypatch):
     torch.manual_seed(0)
+    # peft compiles a CUDA extension for BOFT when it first can, and does without where it cannot
+    monkeypatch.setattr("peft.tuners.boft.layer.get_fbd_cuda", lambda: None)
     with use_host(Host([("peft", plugin)], entry_points=False)) as host, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield host
