@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from deepstruct.checkpoints.match import tied
-from deepstruct.checkpoints.reading import tensor_hash
 from deepstruct.checkpoints.spec import BatchSpec
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Architecture:
     """A model traced for one question.
 
-    `swap` gives its graph with the weights of a checkpoint. Tensors are told apart by hash: those that are unchanged
-    since the last checkpoint are neither copied nor read again, and their layers keep what is known of them.
+    `swap` gives its graph with the weights of a checkpoint. Tensors are compared with those of the last checkpoint:
+    what is unchanged is neither copied nor read again, and its layers keep what is known of them.
     """
 
     def __init__(self, model: nn.Module, spec: BatchSpec, example: Any = None) -> None:
@@ -36,20 +36,29 @@ class Architecture:
         trace = self.graph.context.trace
         self.fingerprint = fingerprint(trace)
         known = {**trace.parameters, **trace.buffers}
-        self._names = [name for name in self.expected if name in known]
-        self._hashes: dict[str, bytes] = {}
+        self._values = {name: known[name] for name in self.expected if name in known}
+        self._given = False  # whether the graph's weights are those of a checkpoint
 
     def swap(self, state: Mapping[str, Tensor]) -> tuple[StructureGraph, int]:
         """(graph with these weights, how many tensors were unchanged). Names and shapes are those of the model."""
         from deepstruct.structure.reweigh import reweighted
 
-        hashes = {name: tensor_hash(state[name]) for name in self._names if name in state}
-        changed = {name: state[name] for name, digest in hashes.items() if self._hashes.get(name) != digest}
+        values = self.graph.context.trace.values
+        given = {name: state[name] for name in self._values if name in state}
+        changed = {
+            name: tensor for name, tensor in given.items()
+            if not self._given or not _equal(values[self._values[name]].data, tensor)
+        }  # fmt: skip
         if changed:
-            before, self._hashes = self.graph, {}  # should reading fail, the next one reads everything
+            before, self._given = self.graph, False  # should reading fail, the next one reads everything
             self.graph = keep_layers(before, reweighted(before, changed))
-        self._hashes = hashes
-        return self.graph, len(hashes) - len(changed)
+        self._given = True
+        return self.graph, len(given) - len(changed)
+
+
+def _equal(held: Tensor, given: Tensor) -> bool:
+    """Whether a tensor that is held, which is a copy, has the values that are given."""
+    return not held.is_meta and held.shape == given.shape and torch.equal(held, given.detach().to(held.dtype))
 
 
 def fingerprint(trace: Any) -> str:

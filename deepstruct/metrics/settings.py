@@ -38,6 +38,12 @@ SETTINGS: tuple[Setting, ...] = (
         'groups of the metrics "..._of_partition": "layer" (a space of units), "module" (the top-level module that '
         'created the unit), "channel", or one whole number for each node',
     ),
+    Setting("top", 10, "edges, or weights of a layer, that rankings by paths list"),
+    Setting(
+        "batch", "the example input",
+        "tensor (or one tensor for each input) with samples along the first axis, that activation_strength averages "
+        "over",
+    ),
     Setting("clusters", 12, "groups that the spectral clustering of clusterability looks for"),
     Setting(
         "max_floods", 2000,

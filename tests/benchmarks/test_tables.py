@@ -138,8 +138,8 @@ def test_panel_tables() -> None:
     ]  # fmt: skip
     whole = {
         "network": "alexnet", "sparsity": 0.9, "wall": 1.5, "cpu": 2.5, "threads": 2, "before": 1 << 29,
-        "peak": 1 << 30, "edges": 1234, "values": 70,
+        "peak": 1 << 30, "edges": 1234, "values": 70, "walls": [1.25, 1.5, 1.75],
     }  # fmt: skip
     assert bench_panel.whole_table([whole]).splitlines()[2:] == [
-        "| AlexNet, 90% | 1,234 | 1.50 s | 2.50 s | 1.00 GiB | 0.50 GiB |"
+        "| AlexNet, 90% | 1,234 | 1.50 s (1.25, 1.50, 1.75) | 2.50 s | 1.00 GiB | 0.50 GiB |"
     ]

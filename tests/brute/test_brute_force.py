@@ -29,6 +29,11 @@ ELSEWHERE = {
     "tests/engine/test_spectral.py": ["spectral_moment_4", "spectral_moment_6"],
     "tests/brute/test_density.py": ["spectral_density", "normalized_laplacian_density"],
     "tests/engine/test_partition.py": ["clusterability"],
+    "tests/engine/test_edge_shares.py": ["edge_path_centrality_max", "edge_path_centrality_top",
+                                         "layer_edge_path_centrality", "layer_edge_path_centrality_max",
+                                         "layer_weight_path_centrality_max", "layer_weight_path_centrality_top"],
+    "tests/engine/test_signals.py": ["activation_strength", "layer_activation_strength_mean",
+                                     "layer_activation_fluctuation"],
     "tests/metrics/test_homology.py": [f"{scope}{kind}_persistence{end}" for scope, kind in (
         ("", "neural"), ("layer_", "neural"), ("layer_", "total")) for end in ("", "_finite")],
 }  # fmt: skip

@@ -37,10 +37,12 @@ class Chain(nn.Module):
             for layer in self.layers:
                 w = layer.weight
                 w.copy_(torch.randn(w.shape, generator=generator) * (torch.rand(w.shape, generator=generator) < 0.6))
+                layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator))
             if shuffled:
                 for k, order in enumerate(orders):
                     after = self.layers[k + 1].weight
                     self.layers[k].weight.copy_(self.layers[k].weight[order].clone())
+                    self.layers[k].bias.copy_(self.layers[k].bias[order].clone())
                     blocks = after.unflatten(1, (widths[k], -1))  # four positions of a channel lie side by side
                     after.copy_(blocks[:, order].reshape(after.shape).clone())
 
@@ -51,7 +53,7 @@ class Chain(nn.Module):
 
 def values(seed: int, shuffled: bool) -> dict[str, Any]:
     """Every metric, node vectors sorted and layers as they are; refusals as their absence."""
-    graph = deepstruct.extract(Chain(seed, shuffled).eval(), torch.zeros(1, 2, 3, 3))
+    graph = deepstruct.extract(Chain(seed, shuffled).eval(), torch.ones(1, 2, 3, 3))
     settings = {"samples": graph.num_nodes, "max_iterations": 1000, "tolerance": 1e-10}
     view = OperatorAnalyzer().prepare(graph, AnalysisContext(settings=settings))
     out = {}
@@ -65,6 +67,10 @@ def values(seed: int, shuffled: bool) -> dict[str, Any]:
         value = value.value if isinstance(value, Measured) else value
         if metric.name == "layer_channel_path_centralities":
             value = {layer: sorted(json.loads(shares)) for layer, shares in value.items()}
+        elif metric.name == "layer_weight_path_centrality_top":
+            value = {layer: [weight["share"] for weight in json.loads(top)] for layer, top in value.items()}
+        elif metric.name == "edge_path_centrality_top":
+            value = [edge["share"] for edge in json.loads(value)]
         elif isinstance(value, str):
             value = json.loads(value)
         out[metric.name] = np.sort(value) if metric.scope == "node" else value

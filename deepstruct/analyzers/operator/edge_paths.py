@@ -13,10 +13,8 @@ from deepstruct.analyzers.operator.memo import once
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine.edge_shares import EdgeShares
 from deepstruct.errors import MetricError
-from deepstruct.metrics.base import Metric, Setting
+from deepstruct.metrics.base import Metric
 from deepstruct.structure.operators import EdgeOperator
-
-TOP = Setting("top", 10, "edges, or weights of a layer, that rankings by paths list")
 
 
 def _shares(view: OperatorView) -> EdgeShares:
@@ -25,7 +23,7 @@ def _shares(view: OperatorView) -> EdgeShares:
 
 
 def _count(view: OperatorView) -> int:
-    count = int(view.context.settings.get("top", TOP.default))
+    count = int(view.context.settings.get("top", 10))
     if count < 1:
         raise MetricError(f"the setting 'top' is {count}: give 1 or more")
     return count
@@ -104,7 +102,7 @@ def _ranked(view: OperatorView) -> dict[str, str]:
 def _metric(name: str, compute: Callable[[OperatorView], Any], definition: str, **options: Any) -> Metric:
     return Metric(
         name, "operator", compute, definition=definition, source="Pham et al. 2023 (effective paths)", default=False,
-        requires=("dag",), settings=(TOP,), **options,
+        requires=("dag",), **options,
     )  # fmt: skip
 
 

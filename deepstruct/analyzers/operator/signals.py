@@ -12,12 +12,7 @@ from deepstruct.analyzers.operator.memo import once
 from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine.signals import incoming_signal
 from deepstruct.errors import MetricError
-from deepstruct.metrics.base import Measured, Metric, Setting
-
-BATCH = Setting(
-    "batch", "the example input",
-    "tensor (or one tensor for each input) with samples along the first axis, that activation_strength averages over",
-)  # fmt: skip
+from deepstruct.metrics.base import Measured, Metric
 
 
 def _signal(view: OperatorView) -> tuple[np.ndarray, str]:
@@ -68,7 +63,7 @@ _SOURCE = "La Malfa et al. 2024 (to be checked)"
 def _metric(name: str, compute: Callable[[OperatorView], Any], scope: Any, definition: str) -> Metric:
     return Metric(
         name, "operator", compute, scope=scope, orders=("zeroth",), definition=definition, source=_SOURCE,
-        default=False, settings=(BATCH,),
+        default=False,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 
 from deepstruct.errors import MetricError
 from deepstruct.structure.operand import Operand
+from deepstruct.structure.operators.recent import RECENT
 
 WeightMode = Literal["pattern", "abs", "square", "signed"]
 
@@ -109,7 +110,7 @@ def weights_in(ref: WeightRef, mode: WeightMode, dtype: torch.dtype, threshold: 
     """The weights as numbers of the given mode: 0/1, |w|, w squared or w, cut at the threshold."""
     tensor = ref.tensor
     if mode == "pattern":
-        return alive(tensor, threshold).to(dtype)
+        return RECENT.get(tensor, dtype, threshold, make=lambda: alive(tensor, threshold).to(dtype))
     if tensor.is_meta:
         raise MetricError(
             "the model's weights have no values (they are on the meta device), and this needs their magnitudes: load "
