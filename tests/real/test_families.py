@@ -154,3 +154,17 @@ def test_derivatives_are_contained(name: str, network: Any) -> None:
     model, example = network(name)
     probes = check_vjp(model, example, outputs=2, generic=True)
     assert all(probe.depends_on > 0 for probe in probes)
+
+
+def test_the_voice_detector_is_the_published_program(checkpoint: Callable[[str], Path]) -> None:
+    """Once it has the weights of the script, which come from another training than those of the other file."""
+    script = torch.jit.load(checkpoint("vad_script"))
+    model = models.VoiceDetector().eval()
+    published = [value for key, value in script.state_dict().items() if key.startswith("_model.")]
+    model.load_state_dict(dict(zip(model.state_dict(), published, strict=True)))
+    audio, hidden, cell = NETWORKS["vad"][1]()
+    with torch.no_grad():
+        expected, state = script._model(audio, torch.stack([hidden, cell]))
+        found, *states = model(audio, hidden, cell)
+    torch.testing.assert_close(found[:, None], expected)
+    torch.testing.assert_close(torch.stack(states), state)
