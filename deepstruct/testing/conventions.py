@@ -59,6 +59,13 @@ def instance_norm(
     return [_affine(normed, weight, None if bias is None else bias.reshape(view)), None, None]
 
 
+def renorm(x: torch.Tensor, p: float, dim: int, most: float) -> Results:
+    with torch.no_grad():
+        norms = torch.linalg.vector_norm(x, p, dim=[k for k in range(x.dim()) if k != dim % x.dim()], keepdim=True)
+        scale = (most / norms).clamp(max=1)
+    return [x * scale]
+
+
 def softmax(x: torch.Tensor, dim: int, *rest: Any) -> Results:
     top = x.detach().amax(dim, keepdim=True)
     top = torch.where(top.isinf(), torch.zeros_like(top), top)  # a row that is masked as a whole
@@ -75,6 +82,7 @@ NORMS: dict[str, Variant] = {
     "native_layer_norm": layer_norm,
     "native_group_norm": group_norm,
     "_fused_rms_norm": rms_norm,
+    "renorm": renorm,
 }
 """One to one by default: with normalization="stats" they are what they are."""
 

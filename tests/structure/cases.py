@@ -219,6 +219,7 @@ for options, label in (({}, ""), (STATS, " with statistics")):
     fn("rms norm function, then a product" + label, lambda x, w: F.rms_norm(x, (4,)) @ w, r(1, 3, 4), weights={"w": r(4, 2)},
        **options)  # fmt: skip
     fn("rms norm function" + label, lambda x: F.rms_norm(x, (4,)), r(1, 3, 4), **options)
+    fn("renorm" + label, lambda x: torch.renorm(x, 2, 1, 0.5), r(1, 3, 4), **options)
     fn("softmax" + label, lambda x: x.softmax(-1), r(1, 2, 4), **options)
     fn("log softmax" + label, lambda x: x.log_softmax(1), r(1, 3, 2), **options)
     fn("softmax before a product" + label, lambda x, y: x.softmax(-1) @ y, r(1, 2, 4), r(1, 4, 2), **options)

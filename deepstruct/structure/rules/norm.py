@@ -61,6 +61,16 @@ def layer_norm(b: Builder, node: Node) -> list[Signal | None]:
     return [_scaled_tail(b, out, node.arg(2, "weight"))]
 
 
+@rules.op("renorm")
+def renorm(b: Builder, node: Node) -> list[Signal | None]:
+    """Slices along one axis are scaled until their norm is small enough: statistics over all other axes."""
+    x, axis = node.arg(0, "input").signal, node.arg(2, "dim")
+    if x is None:
+        return NotImplemented
+    rank = len(x.shape)
+    return [b.statistics(x, [k for k in range(rank) if k != axis % rank])]
+
+
 def _scaled_tail(b: Builder, x: Signal, weight: Arg | None) -> Signal:
     if not isinstance(weight, Arg) or weight.signal is not None:
         return x
