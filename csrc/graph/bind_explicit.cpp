@@ -30,8 +30,8 @@ void expect(bool holds, const char* message) {
 Ends ends_of(const Array<int32_t>& source, const Array<int32_t>& target, int64_t nodes) {
   const Ends ends{source.data(), source.size(), target.data(), target.size()};
   expect(ends.num_source <= INT32_MAX && ends.num_target <= INT32_MAX, "an operand has 2^31 elements or more");
-  for (int64_t i = 0; i < ends.num_source; ++i) expect(ends.source[i] < nodes, "a source element has no such node");
-  for (int64_t i = 0; i < ends.num_target; ++i) expect(ends.target[i] < nodes, "a target element has no such node");
+  expect(largest(ends.source, ends.num_source) < nodes, "a source element has no such node");
+  expect(largest(ends.target, ends.num_target) < nodes, "a target element has no such node");
   return ends;
 }
 
@@ -239,6 +239,37 @@ void bind_explicit(py::module_& m) {
       },
       py::arg("geometry"), py::arg("axes"), py::arg("alive").noconvert().none(true), py::arg("source").noconvert(),
       py::arg("target").noconvert(), py::arg("start").noconvert());
+  m.def(
+      "csr_count_alive",
+      [](const py::dict& geometry, const std::vector<AxisTuple>& axes, const Array<int64_t>& alive,
+         const Array<int32_t>& source, const Array<int32_t>& target, Array<int64_t> start) {
+        const Ends ends = ends_of(source, target, start.size() - 1);
+        const Window window = window_of(geometry, axes, std::nullopt, ends);
+        expect(alive.size() == window.channels * window.taps, "a number for every channel and tap");
+        int64_t* const degree = start.mutable_data() + 1;
+        py::gil_scoped_release released;
+        count(window, ends, alive.data(), degree);
+      },
+      py::arg("geometry"), py::arg("axes"), py::arg("alive"), py::arg("source").noconvert(),
+      py::arg("target").noconvert(), py::arg("start").noconvert());
+  m.def(
+      "csr_turn",
+      [](const py::dict& geometry, const Array<uint64_t>& stored) {
+        const Window window = geometry_of(geometry);
+        expect(window.channels % window.group_in == 0, "groups of one size");
+        expect(window.group_in * window.taps <= UINT32_MAX, "a row with 2^32 weights or more");
+        const int64_t rows = window.channels / window.group_in * window.group_out;
+        expect(stored.size() == rows * ((window.group_in * window.taps + 63) / 64), "bits of another size");
+        Array<uint64_t> bits(window.channels * window.words());
+        uint64_t* const out = bits.mutable_data();
+        {
+          py::gil_scoped_release released;
+          std::fill(out, out + window.channels * window.words(), uint64_t{0});
+          turn(window, stored.data(), out);
+        }
+        return bits;
+      },
+      py::arg("geometry"), py::arg("stored").noconvert());
   m.def(
       "csr_count_list",
       [](const std::optional<Array<int64_t>>& from, const std::optional<Array<int64_t>>& to,

@@ -17,6 +17,8 @@ using bits::is_edge;
 using bits::lowest;
 using bits::population;
 
+constexpr int64_t kShort = 16;  // rows of a pruned convolution have a handful of edges each
+
 // Whether elements map to consecutive nodes: then a target is an addition, not a look-up.
 bool consecutive(const int32_t* node, int64_t size) {
   if (size == 0 || node[0] < 0) return false;
@@ -97,46 +99,59 @@ struct Reach {
   std::vector<Entry> entries;
 };
 
+using Offsets = std::pair<int64_t, int64_t>;  // in the source and in the target, in elements
+
 // One class of positions on every axis, and the taps that those positions see.
 struct Combination {
-  std::vector<const Class*> parts;
   std::vector<Tap> taps;
+  std::vector<Offsets> lines;   // of all positions on the axes but the last
+  std::vector<Offsets> places;  // of the positions on the last axis
 };
 
 Combination combine(const Window& w, const std::vector<std::vector<Class>>& classes,
                     const std::vector<std::size_t>& index) {
-  Combination here{{}, {{0, 0}}};
+  Combination here{{{0, 0}}, {{0, 0}}, {{0, 0}}};
   for (std::size_t a = 0; a < index.size(); ++a) {
-    here.parts.push_back(&classes[a][index[a]]);
+    const Class& part = classes[a][index[a]];
     std::vector<Tap> longer;
-    longer.reserve(here.taps.size() * here.parts.back()->reach.size());
+    longer.reserve(here.taps.size() * part.reach.size());
     for (const Tap& tap : here.taps)
-      for (const auto& [k, out] : here.parts.back()->reach)
+      for (const auto& [k, out] : part.reach)
         longer.push_back({static_cast<int32_t>(tap.tap + k * w.axes[a].tap_stride),
                           static_cast<int32_t>(tap.shift + out * w.axes[a].target_stride)});
     here.taps = std::move(longer);
+    if (a > 0) {
+      std::vector<Offsets> lines;
+      lines.reserve(here.lines.size() * here.places.size());
+      for (const Offsets& line : here.lines)
+        for (const Offsets& place : here.places) lines.emplace_back(line.first + place.first, line.second + place.second);
+      here.lines = std::move(lines);
+    }
+    here.places = part.at;
   }
   return here;
 }
 
-// `emit(source element, target base)` for every position of a combination in one channel.
+std::vector<Combination> all_combinations(const Window& w) {
+  std::vector<std::vector<Class>> classes;
+  std::vector<std::size_t> sizes;
+  for (const Axis& axis : w.axes) {
+    classes.push_back(classes_of(axis));
+    sizes.push_back(classes.back().size());
+  }
+  std::vector<Combination> table;
+  combinations(sizes, [&](const std::vector<std::size_t>& index) { table.push_back(combine(w, classes, index)); });
+  return table;
+}
+
+// `emit(source element, target base)` for every line of positions of a combination in one channel: the positions of
+// the line are `here.places` further on.
 template <typename Emit>
-void positions(const Window& w, const Combination& here, int64_t channel, Emit emit) {
-  const std::size_t rank = w.axes.size();
-  std::vector<std::size_t> counts;
-  for (std::size_t a = 0; a + 1 < rank; ++a) counts.push_back(here.parts[a]->at.size());
+void each_line(const Window& w, const Combination& here, int64_t channel, Emit emit) {
   for (int64_t n = 0; n < w.batch; ++n) {
     const int64_t source = n * w.source_batch + channel * w.source_channel;
     const int64_t target = n * w.target_batch + channel / w.group_in * w.group_out * w.target_channel;
-    combinations(counts, [&](const std::vector<std::size_t>& index) {
-      int64_t from = source, to = target;
-      for (std::size_t a = 0; a + 1 < rank; ++a) {
-        from += here.parts[a]->at[index[a]].first;
-        to += here.parts[a]->at[index[a]].second;
-      }
-      if (rank == 0) return emit(from, to);
-      for (const auto& [position, base] : here.parts[rank - 1]->at) emit(from + position, to + base);
-    });
+    for (const auto& [from, to] : here.lines) emit(source + from, target + to);
   }
 }
 
@@ -166,25 +181,17 @@ void entries_of(const Window& w, int64_t channel, std::vector<Entry>& entries) {
   for (Entry& turned : entries) turned.output = static_cast<int32_t>(w.group_out - 1 - turned.output);
 }
 
-std::vector<std::vector<Class>> all_classes(const Window& w, std::vector<std::size_t>& sizes) {
-  std::vector<std::vector<Class>> classes;
-  for (const Axis& axis : w.axes) {
-    classes.push_back(classes_of(axis));
-    sizes.push_back(classes.back().size());
-  }
-  return classes;
-}
-
-// `renew(reach)` whenever the list of targets changes, and `emit(source element, target base)` for every source
-// element that has that list.
+// `renew(reach)` whenever the list of targets changes, and `emit(positions, source element, target base)` for every
+// line of source elements that have that list.
 template <typename Renew, typename Emit>
 void walk(const Window& w, bool want_entries, Renew renew, Emit emit) {
-  std::vector<std::size_t> sizes;
-  const auto classes = all_classes(w, sizes);
+  const std::vector<Combination> table = all_combinations(w);
+  const auto emit_all = [&](const Combination& here, int64_t channel) {
+    each_line(w, here, channel, [&](int64_t from, int64_t to) { emit(here.places, from, to); });
+  };
   Reach reach;
   if (w.alive == nullptr) {  // the list is the same in every channel, only the numbers are not
-    combinations(sizes, [&](const std::vector<std::size_t>& index) {
-      const Combination here = combine(w, classes, index);
+    for (const Combination& here : table) {
       reach.shift.clear();
       reach.entries.clear();
       for (int64_t o = 0; o < w.group_out; ++o)
@@ -194,13 +201,11 @@ void walk(const Window& w, bool want_entries, Renew renew, Emit emit) {
         }
       for (reach.channel = 0; reach.channel < w.channels; ++reach.channel) {
         if (reach.channel == 0 || want_entries) renew(reach);
-        positions(w, here, reach.channel, emit);
+        emit_all(here, reach.channel);
       }
-    });
+    }
     return;
   }
-  std::vector<Combination> table;
-  combinations(sizes, [&](const std::vector<std::size_t>& index) { table.push_back(combine(w, classes, index)); });
   constexpr int32_t kNone = INT32_MIN;
   std::vector<int32_t> shift_of(static_cast<std::size_t>(w.taps), kNone);
   std::vector<Entry> entries;
@@ -223,7 +228,7 @@ void walk(const Window& w, bool want_entries, Renew renew, Emit emit) {
       reach.shift.resize(size);
       if (want_entries) reach.entries.resize(size);
       renew(reach);
-      positions(w, here, reach.channel, emit);
+      emit_all(here, reach.channel);
     }
   }
 }
@@ -257,6 +262,7 @@ struct RowSorter {
 
   // Whether the row had to be sorted.
   bool operator()(int32_t* c, V* v, int64_t size) {
+    if (v == nullptr && size <= kShort) return insert(c, size);
     int32_t odd = 0;  // no early end: compilers make this loop wide
     if (v == nullptr)
       for (int64_t i = 1; i < size; ++i) odd |= c[i] < c[i - 1];
@@ -291,6 +297,20 @@ struct RowSorter {
   }
 
  private:
+  // Short rows are in order but for a few: one comparison each.
+  static bool insert(int32_t* c, int64_t size) {
+    bool odd = false;
+    for (int64_t i = 1; i < size; ++i) {
+      const int32_t here = c[i];
+      if (here >= c[i - 1]) continue;
+      odd = true;
+      int64_t j = i;
+      for (; j > 0 && c[j - 1] > here; --j) c[j] = c[j - 1];
+      c[j] = here;
+    }
+    return odd;
+  }
+
   static void merge(const int32_t* c, const V* v, int32_t* out, V* out_v, int64_t a, int64_t b, int64_t e) {
     int64_t i = a, j = b, k = a;
     if (v == nullptr) {
@@ -310,6 +330,12 @@ struct RowSorter {
 };
 
 }  // namespace
+
+int32_t largest(const int32_t* node, int64_t size) {
+  int32_t most = -1;  // no early end: compilers make this loop wide
+  for (int64_t i = 0; i < size; ++i) most = node[i] > most ? node[i] : most;
+  return most;
+}
 
 template <typename T>
 void pack(const Window& w, const T* data, const Places& p, T threshold, uint64_t* bits) {
@@ -374,49 +400,125 @@ void pack(const Window& w, const T* data, const Places& p, T threshold, uint64_t
   }
 }
 
-void count(const Window& window, const Ends& ends, int64_t* degree) {
-  if (window.alive != nullptr && kind_of(ends) != Targets::holes) {
-    // No target is missing, so that how often each tap is alive says all.
-    std::vector<std::size_t> sizes;
-    const auto classes = all_classes(window, sizes);
-    std::vector<Combination> table;
-    combinations(sizes,
-                 [&](const std::vector<std::size_t>& index) { table.push_back(combine(window, classes, index)); });
-    std::vector<int64_t> alive(static_cast<std::size_t>(window.taps));
-    std::vector<Entry> entries;
-    for (int64_t c = 0; c < window.channels; ++c) {
-      std::fill(alive.begin(), alive.end(), 0);
-      if (window.taps == 1) {
-        alive[0] = ones(window, c);
-      } else {
-        entries_of(window, c, entries);
-        for (const Entry& entry : entries) ++alive[static_cast<std::size_t>(entry.tap)];
-      }
-      for (const Combination& here : table) {
-        int64_t size = 0;
-        for (const Tap& tap : here.taps) size += alive[static_cast<std::size_t>(tap.tap)];
-        positions(window, here, c, [&](int64_t from, int64_t) {
-          if (ends.source[from] >= 0) degree[ends.source[from]] += size;
-        });
-      }
+namespace {
+
+// Writes the same `Size` targets, moved along, for every position of a line. The size is known when this is compiled,
+// which makes the short loop a few moves.
+template <int64_t Size, typename V>
+void rows_of_size(const std::vector<Offsets>& places, const int32_t* source, int32_t base, const int32_t* relative,
+                  const Rows<V>& rows) {
+  int32_t shift[Size];
+  std::copy(relative, relative + Size, shift);
+  for (const Offsets& place : places) {
+    const int32_t node = source[place.first];
+    if (node < 0) continue;
+    const int64_t at = rows.cursor[node];
+    if (at + Size > rows.capacity) no_room();
+    const int32_t here = base + static_cast<int32_t>(place.second);
+    int32_t* column = rows.columns + at;
+    for (int64_t j = 0; j < Size; ++j) column[j] = here + shift[j];
+    rows.cursor[node] = at + Size;
+  }
+}
+
+template <typename V, int64_t Size = 1>
+void short_rows(int64_t size, const std::vector<Offsets>& places, const int32_t* source, int32_t base,
+                const int32_t* relative, const Rows<V>& rows) {
+  if constexpr (Size <= kShort) {
+    if (size == Size) return rows_of_size<Size, V>(places, source, base, relative, rows);
+    short_rows<V, Size + 1>(size, places, source, base, relative, rows);
+  }
+}
+
+// Rows of 64 bits: bit j of row i becomes bit i of row j.
+void turn_block(uint64_t* block) {
+  uint64_t mask = 0x00000000ffffffffu;
+  for (int step = 32; step != 0; step >>= 1, mask ^= mask << step)
+    for (int i = 0; i < 64; i = ((i | step) + 1) & ~step) {
+      const uint64_t swap = ((block[i] >> step) ^ block[i | step]) & mask;
+      block[i | step] ^= swap;
+      block[i] ^= swap << step;
     }
+}
+
+}  // namespace
+
+void turn(const Window& w, const uint64_t* stored, uint64_t* bits) {
+  const int64_t words = w.words(), groups = w.channels / w.group_in, across = (w.group_in * w.taps + 63) / 64;
+  const uint32_t taps = static_cast<uint32_t>(w.taps);
+  for (int64_t g = 0; g < groups; ++g) {
+    const uint64_t* rows = stored + g * w.group_out * across;
+    uint64_t* mine = bits + g * w.group_in * words;
+    if (w.taps == 1 && !w.mirrored) {
+      for (int64_t o = 0; o < w.group_out; o += 64)
+        for (int64_t word = 0; word < across; ++word) {
+          uint64_t block[64] = {};
+          const int64_t height = std::min<int64_t>(64, w.group_out - o);
+          for (int64_t i = 0; i < height; ++i) block[i] = rows[(o + i) * across + word];
+          turn_block(block);
+          const int64_t width = std::min<int64_t>(64, w.group_in - word * 64);
+          for (int64_t i = 0; i < width; ++i) mine[(word * 64 + i) * words + o / 64] = block[i];
+        }
+      continue;
+    }
+    for (int64_t o = 0; o < w.group_out; ++o) {
+      const int64_t at = (w.mirrored ? w.group_out - 1 - o : o) * w.taps;
+      for (int64_t word = 0; word < across; ++word)
+        for (uint64_t rest = rows[o * across + word]; rest != 0; rest &= rest - 1) {
+          const uint32_t here = static_cast<uint32_t>(word * 64 + lowest(rest));
+          const uint32_t c = here / taps;
+          const int64_t bit = at + (here - c * taps);
+          mine[c * words + (bit >> 6)] |= uint64_t{1} << (bit & 63);
+        }
+    }
+  }
+}
+
+void count(const Window& window, const Ends& ends, const int64_t* alive, int64_t* degree) {
+  const std::vector<Combination> table = all_combinations(window);
+  for (int64_t c = 0; c < window.channels; ++c, alive += window.taps)
+    for (const Combination& here : table) {
+      int64_t size = 0;
+      for (const Tap& tap : here.taps) size += alive[tap.tap];
+      if (size == 0) continue;
+      each_line(window, here, c, [&](int64_t from, int64_t) {
+        for (const Offsets& place : here.places) {
+          const int32_t node = ends.source[from + place.first];
+          if (node >= 0) degree[node] += size;
+        }
+      });
+    }
+}
+
+void count(const Window& window, const Ends& ends, int64_t* degree) {
+  if (kind_of(ends) != Targets::holes) {  // no target is missing, so that how often each tap is alive says all
+    std::vector<int64_t> alive(static_cast<std::size_t>(window.channels * window.taps), window.group_out);
+    std::vector<Entry> entries;
+    for (int64_t c = 0; window.alive != nullptr && c < window.channels; ++c) {
+      int64_t* mine = alive.data() + c * window.taps;
+      std::fill(mine, mine + window.taps, 0);
+      if (window.taps == 1) {
+        *mine = ones(window, c);
+        continue;
+      }
+      entries_of(window, c, entries);
+      for (const Entry& entry : entries) ++mine[entry.tap];
+    }
+    count(window, ends, alive.data(), degree);
     return;
   }
-  const bool all = kind_of(ends) != Targets::holes;
   const Reach* reach = nullptr;
   walk(
       window, false, [&](const Reach& now) { reach = &now; },
-      [&](int64_t from, int64_t to) {
-        const int32_t node = ends.source[from];
-        if (node < 0) return;
-        if (all) {
-          degree[node] += static_cast<int64_t>(reach->shift.size());
-          return;
+      [&](const std::vector<Offsets>& places, int64_t from, int64_t to) {
+        for (const Offsets& place : places) {
+          const int32_t node = ends.source[from + place.first];
+          if (node < 0) continue;
+          const int32_t* target = ends.target + to + place.second;
+          int64_t live = 0;
+          for (const int32_t shift : reach->shift) live += target[shift] >= 0;
+          degree[node] += live;
         }
-        const int32_t* target = ends.target + to;
-        int64_t live = 0;
-        for (const int32_t shift : reach->shift) live += target[shift] >= 0;
-        degree[node] += live;
       });
 }
 
@@ -448,36 +550,42 @@ void fill(const Window& window, const Ends& ends, const Numbers& n, V constant, 
         else if (n.kind == Numbers::Kind::position)
           read_numbers(window, n.places, now, out, [&](int64_t at) { return n.first + at; });
       },
-      [&](int64_t from, int64_t to) {
-        const int32_t node = ends.source[from];
-        if (node < 0) return;
-        const int64_t at = rows.cursor[node], size = static_cast<int64_t>(reach->shift.size());
-        int32_t* column = rows.columns + at;
+      [&](const std::vector<Offsets>& places, int64_t from, int64_t to) {
+        const int64_t size = static_cast<int64_t>(reach->shift.size());
         const int32_t* relative = reach->shift.data();
-        if (kind == Targets::holes) {
-          const int32_t* target = ends.target + to;
-          int64_t live = 0;
-          for (int64_t j = 0; j < size; ++j) {
-            const int32_t there = target[relative[j]];
-            if (there < 0) continue;
-            if (at + live >= rows.capacity) no_room();
-            column[live] = there;
-            if (rows.values != nullptr) rows.values[at + live] = numbers[static_cast<std::size_t>(j)];
-            ++live;
-          }
-          rows.cursor[node] += live;
+        if (kind == Targets::consecutive && rows.values == nullptr && size <= kShort) {
+          short_rows<V>(size, places, ends.source + from, static_cast<int32_t>(first + to), relative, rows);
           return;
         }
-        if (at + size > rows.capacity) no_room();
-        if (kind == Targets::consecutive) {
-          const int32_t base = static_cast<int32_t>(first + to);
-          for (int64_t j = 0; j < size; ++j) column[j] = base + relative[j];
-        } else {
-          const int32_t* target = ends.target + to;
-          for (int64_t j = 0; j < size; ++j) column[j] = target[relative[j]];
+        for (const Offsets& place : places) {
+          const int32_t node = ends.source[from + place.first];
+          if (node < 0) continue;
+          const int64_t at = rows.cursor[node];
+          int32_t* column = rows.columns + at;
+          const int32_t* target = ends.target + to + place.second;
+          if (kind == Targets::holes) {
+            int64_t live = 0;
+            for (int64_t j = 0; j < size; ++j) {
+              const int32_t there = target[relative[j]];
+              if (there < 0) continue;
+              if (at + live >= rows.capacity) no_room();
+              column[live] = there;
+              if (rows.values != nullptr) rows.values[at + live] = numbers[static_cast<std::size_t>(j)];
+              ++live;
+            }
+            rows.cursor[node] += live;
+            continue;
+          }
+          if (at + size > rows.capacity) no_room();
+          if (kind == Targets::consecutive) {
+            const int32_t base = static_cast<int32_t>(first + to + place.second);
+            for (int64_t j = 0; j < size; ++j) column[j] = base + relative[j];
+          } else {
+            for (int64_t j = 0; j < size; ++j) column[j] = target[relative[j]];
+          }
+          if (rows.values != nullptr) std::copy(numbers.begin(), numbers.end(), rows.values + at);
+          rows.cursor[node] += size;
         }
-        if (rows.values != nullptr) std::copy(numbers.begin(), numbers.end(), rows.values + at);
-        rows.cursor[node] += size;
       });
 }
 

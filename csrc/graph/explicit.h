@@ -53,6 +53,9 @@ struct Ends {
   int64_t num_target;
 };
 
+// The largest node of some elements, -1 where there is none.
+int32_t largest(const int32_t* node, int64_t size);
+
 // Edges between elements: (rows[e], cols[e]); both null where element e leads to element e.
 struct List {
   const int64_t* rows;
@@ -83,8 +86,14 @@ struct Rows {
 template <typename T>
 void pack(const Window& window, const T* data, const Places& places, T threshold, uint64_t* bits);
 
-// Adds the number of edges of each node to degree[node].
+// The same from bits that lie as the weights do: one row per output of every group, and in it one bit per (channel of
+// the group, tap), each row in words of its own.
+void turn(const Window& window, const uint64_t* stored, uint64_t* bits);
+
+// Adds the number of edges of each node to degree[node]. Where every target is a node, how many outputs each (channel,
+// tap) leads to says all: `alive`, and the mask is not read.
 void count(const Window& window, const Ends& ends, int64_t* degree);
+void count(const Window& window, const Ends& ends, const int64_t* alive, int64_t* degree);
 void count(const List& list, const Ends& ends, int64_t* degree);
 
 // Writes the edges. `stored` has one number per edge of the list; where it is null every edge gets `constant`.

@@ -268,6 +268,34 @@ static void check_pack() {
   pack<float>(l.window, single.data(), l.places, static_cast<float>(l.threshold), narrow.data());
   pack<uint8_t>(l.window, flags.data(), l.places, 0, bytes.data());
   expect(full == narrow && full == bytes, "packed bits");
+  // Bits that lie as the weights of a layer do, one row per output, turn into the same; so do counts by channel and tap.
+  const Window& w = l.window;
+  const int64_t across = (w.group_in * w.taps + 63) / 64, groups = w.channels / w.group_in;
+  std::vector<uint64_t> stored(static_cast<std::size_t>(groups * w.group_out * across)), turned(full.size());
+  std::vector<int64_t> alive(static_cast<std::size_t>(w.channels * w.taps));
+  for (int64_t c = 0; c < w.channels; ++c)
+    for (int64_t o = 0; o < w.group_out; ++o)
+      for (int64_t k = 0; k < w.taps; ++k) {
+        const int64_t g = c / w.group_in;
+        const std::size_t at = static_cast<std::size_t>(c * l.places.channel + o * l.places.output + g * l.places.group +
+                                                        l.places.taps[static_cast<std::size_t>(k)]);
+        if (flags[at] == 0) continue;
+        const int64_t bit = (c - g * w.group_in) * w.taps + k;
+        stored[static_cast<std::size_t>((g * w.group_out + o) * across + bit / 64)] |= uint64_t{1} << bit % 64;
+        ++alive[static_cast<std::size_t>(c * w.taps + k)];
+      }
+  turn(w, stored.data(), turned.data());
+  expect(full == turned, "turned bits");
+  std::vector<int32_t> from(static_cast<std::size_t>(w.batch * w.source_batch)), to(static_cast<std::size_t>(w.batch * w.target_batch));
+  for (std::size_t i = 0; i < from.size(); ++i) from[i] = chance(0.1) ? -1 : static_cast<int32_t>(i);
+  for (std::size_t i = 0; i < to.size(); ++i) to[i] = static_cast<int32_t>(i);
+  const Ends ends{from.data(), static_cast<int64_t>(from.size()), to.data(), static_cast<int64_t>(to.size())};
+  std::vector<int64_t> all(from.size()), few = all;
+  Window masked = w;
+  masked.alive = full.data();
+  count(masked, ends, all.data());
+  count(w, ends, alive.data(), few.data());
+  expect(all == few, "degrees by channel and tap");
 }
 
 // Long rows out of order, in runs and at random, with and without ties.

@@ -15,7 +15,7 @@ from deepstruct import _native
 from deepstruct.errors import CapacityError, InputError
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import EdgeOperator, Identity, Sparse
-from deepstruct.structure.windows import List, Window, known, listed, pieces
+from deepstruct.structure.windows import List, Mask, Pattern, Window, known, listed, pieces
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
@@ -131,7 +131,8 @@ class NodeMap:
     def __init__(self, graph: StructureGraph) -> None:
         self._graph = graph
         self._ids = graph.node_ids().to(torch.int32)
-        self._sums = self._ids if graph.parent is None else self._ids[graph.parent]  # -1 stays: a sum is a node
+        parent = graph.parent  # -1 stays: a sum is a node
+        self._sums = self._ids if parent is None else self._ids.index_select(0, parent)
 
     def ends(self, op: EdgeOperator) -> tuple[np.ndarray, np.ndarray]:
         """int32 node of each source and each target element, flat; -1 for none.
@@ -157,9 +158,15 @@ class NodeMap:
 def _compiled(graph: StructureGraph, weights: Weights | None, native: ModuleType) -> ExplicitCsr:
     nodes = NodeMap(graph)
     indptr = np.zeros(graph.num_nodes + 1, np.int64)
-    masks: dict[tuple[int, int], np.ndarray | None] = {}  # one bit a weight, for both passes
+    first = 0  # position of the operator's first stored weight
+    operators: list[tuple[int, EdgeOperator]] = []
+    for op in graph.operators:
+        if not (isinstance(op, Identity) and op.fused is True):  # that one has no edges
+            operators.append((first, op))
+        first += _stored(op)
+    masks: dict[tuple[int, int], np.ndarray | None] = {}  # of weights that were read here, for both passes
     tables: dict[int, list[Window | List]] = {}  # geometry without lists of edges, for both passes
-    for k, op in enumerate(graph.operators):
+    for k, (_, op) in enumerate(operators):
         source, target = nodes.ends(op)
         found: Iterable[Window | List] = pieces(op, None)
         if weights is None and known(op) and not isinstance(op, Sparse):
@@ -167,8 +174,14 @@ def _compiled(graph: StructureGraph, weights: Weights | None, native: ModuleType
         for i, piece in enumerate(found):
             s, t = source[piece.source], target[piece.target]
             if isinstance(piece, Window):
-                masks[k, i] = _bits(native, piece)
-                native.csr_count_window(piece.geometry, piece.axes, masks[k, i], s, t, indptr)
+                mask = piece.mask
+                if isinstance(mask, Pattern) and t.min(initial=0) >= 0:
+                    native.csr_count_alive(piece.geometry, piece.axes, mask.alive(), s, t, indptr)
+                    continue
+                bits = None if mask is None else mask.bits(native, piece.geometry)
+                if isinstance(mask, Mask):
+                    masks[k, i] = bits
+                native.csr_count_window(piece.geometry, piece.axes, bits, s, t, indptr)
             else:
                 native.csr_count_list(piece.rows, piece.cols, s, t, indptr)
     total = native.csr_starts(indptr)
@@ -176,30 +189,21 @@ def _compiled(graph: StructureGraph, weights: Weights | None, native: ModuleType
     values = None if weights is None else np.empty(total, _DTYPES[weights])
     code = _CODES[weights or "float32"]
     fill_window, fill_list = getattr(native, f"csr_fill_window_{code}"), getattr(native, f"csr_fill_list_{code}")
-    first = 0  # position of the operator's first stored weight
-    for k, op in enumerate(graph.operators):
+    for k, (first, op) in enumerate(operators):
         source, target = nodes.ends(op)
         for i, piece in enumerate(tables.pop(k, ()) or pieces(op, weights, first)):
             out = (source[piece.source], target[piece.target], indptr, indices, values)
             if isinstance(piece, Window):
                 data, places = piece.data or (None, None)
                 start, places = piece.positions or (-1, places)
-                mask = masks.pop((k, i))
-                fill_window(piece.geometry, piece.axes, mask, data, places, start, piece.constant, *out)
+                bits = masks.pop((k, i), None)
+                if isinstance(piece.mask, Pattern):
+                    bits = piece.mask.bits(native, piece.geometry)
+                fill_window(piece.geometry, piece.axes, bits, data, places, start, piece.constant, *out)
             else:
                 fill_list(piece.rows, piece.cols, piece.stored, piece.constant, *out)
-        first += _stored(op)
     getattr(native, f"csr_finish_{code}")(indptr, indices, values)
     return ExplicitCsr(graph.num_nodes, indptr, indices, values)
-
-
-def _bits(native: ModuleType, window: Window) -> np.ndarray | None:
-    if window.mask is None:
-        return None
-    data, places, threshold = window.mask
-    code = {"float32": "f32", "float64": "f64", "uint8": "u8"}[data.dtype.name]
-    bits: np.ndarray = getattr(native, f"csr_pack_{code}")(window.geometry, data, places, threshold)
-    return bits
 
 
 def _stored(op: EdgeOperator) -> int:

@@ -14,6 +14,7 @@ from deepstruct.errors import StructureError
 from deepstruct.structure.operand import Operand
 from deepstruct.structure.operators import Conv, EdgeOperator, Identity, Matmul, Separable, Sparse, WeightRef, alive
 from deepstruct.structure.operators.base import product
+from deepstruct.structure.operators.contraction import Live
 
 Axis = tuple[np.ndarray, np.ndarray, np.ndarray, int, int, int]
 
@@ -34,6 +35,39 @@ class Places(NamedTuple):
     taps: np.ndarray
 
 
+class Mask(NamedTuple):
+    """Weights to be read: those that are not zero are edges, or above a threshold that is positive."""
+
+    data: np.ndarray
+    places: Places
+    threshold: float
+
+    def bits(self, native: Any, geometry: dict[str, int]) -> np.ndarray:
+        """One bit per channel, output and tap, as the compiled builder wants them."""
+        code = {"float32": "f32", "float64": "f64", "uint8": "u8"}[self.data.dtype.name]
+        bits: np.ndarray = getattr(native, f"csr_pack_{code}")(geometry, *self)
+        return bits
+
+
+class Pattern(NamedTuple):
+    """What an operator that has read its weights knows of them."""
+
+    live: Live
+    by_output: bool  # whether its rows are the outputs, or the channels of the source
+
+    def bits(self, native: Any, geometry: dict[str, int]) -> np.ndarray:
+        """As of a mask."""
+        assert self.live.bits is not None
+        flat = self.live.bits.reshape(-1)
+        bits: np.ndarray = native.csr_turn(geometry, flat) if self.by_output else flat
+        return bits
+
+    def alive(self) -> np.ndarray:
+        """int64 per channel and tap: to how many outputs it leads."""
+        counts = self.live.by_column if self.by_output else self.live.by_row
+        return _int64(counts.reshape(-1))
+
+
 @dataclass(frozen=True)
 class Window:
     """Edges from source element (n, c, i1, ...) to target element (n, o, o1, ...): a mask of kernels between channels.
@@ -41,7 +75,7 @@ class Window:
     Attributes:
         geometry: numbers and strides of batch and channels, in elements.
         axes: per axis start (positions + 1), output and tap of each reach, and strides in source, target and kernel.
-        mask: the weights whose non-zeros are the edges, where they lie, and their threshold; None where every tap is.
+        mask: which weights are edges; None where every tap is.
         data: the numbers that edges carry and where they lie; None where all have `constant` or a position.
         positions: position of the first stored weight and where the others are, where edges carry that.
         source, target: the elements at hand.
@@ -49,7 +83,7 @@ class Window:
 
     geometry: dict[str, int]
     axes: list[Axis]
-    mask: tuple[np.ndarray, Places, float] | None = None
+    mask: Pattern | Mask | None = None
     data: tuple[np.ndarray, Places] | None = None
     positions: tuple[int, Places] | None = None
     constant: float | int = 0
@@ -132,13 +166,16 @@ class _Carried:
 
 
 def _mask(
-    tensor: torch.Tensor, threshold: float, places: Callable[[Sequence[int]], Places]
-) -> tuple[np.ndarray, Places, float]:
+    tensor: torch.Tensor, threshold: float, places: Callable[[Sequence[int]], Places],
+    live: Live | None, by_output: bool,
+) -> Pattern | Mask:  # fmt: skip
     """Which weights are edges, for the compiled builder."""
+    if live is not None and live.bits is not None:
+        return Pattern(live, by_output)
     tensor = tensor.detach()
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor, threshold = alive(tensor, threshold).view(torch.uint8), 0
-    return _storage(tensor), places(tensor.stride()), max(threshold, 0)
+    return Mask(_storage(tensor), places(tensor.stride()), max(threshold, 0))
 
 
 def _storage(tensor: torch.Tensor) -> np.ndarray:
@@ -180,9 +217,13 @@ def _conv(op: Conv, carried: _Carried) -> Window:
     n_in, n_out, groups, tensor = product(in_shape), product(out_shape), op.groups, op.weight.tensor
     source, target, kernel = _row_major(tuple(in_shape)), _row_major(tuple(out_shape)), _row_major(op.kernel)
     axes: list[Axis] = []
+    tables: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}  # images are square: one table serves both axes
     for a in range(len(op.kernel)):
-        tap, out, here = op.taps[a]
-        axes.append((*_table(in_shape[a], here, out, tap), source[a], target[a], kernel[a]))
+        like = (in_shape[a], out_shape[a], op.kernel[a], op.stride[a], op.padding[a], op.dilation[a])
+        if like not in tables:
+            tap, out, here = op.taps[a].unbind()
+            tables[like] = _table(in_shape[a], here, out, tap)
+        axes.append((*tables[like], source[a], target[a], kernel[a]))
     inner, outer = c_in // groups, c_out // groups
     geometry = {
         "batch": batch, "source_batch": c_in * n_in, "target_batch": c_out * n_out, "channels": c_in,
@@ -196,7 +237,7 @@ def _conv(op: Conv, carried: _Carried) -> Window:
             return Places(strides[0], strides[1], 0, taps)
         return Places(strides[1], strides[0], outer * strides[0] - inner * strides[1], taps)
 
-    mask = None if op.dense else _mask(tensor, op.threshold, places)
+    mask = None if op.dense else _mask(tensor, op.threshold, places, op.live, not op.transposed)
     numbers = carried.numbers(op.weight, tensor, 0, places)
     return Window(geometry, axes, mask, constant=carried.constant(op.weight), **numbers)
 
@@ -216,7 +257,9 @@ def _matmul(op: Matmul, carried: _Carried) -> Iterator[Window | List]:
     rows = op.source.numel // op.inner // product(lead)
     for block, position in enumerate(first.index().reshape(-1).tolist()):
         here = stacked[tuple(np.unravel_index(block, lead))] if lead else stacked
-        mask = None if op.dense or matrix.is_meta else _mask(here, op.threshold, _matrix_places)
+        mask = None
+        if not (op.dense or matrix.is_meta):
+            mask = _mask(here, op.threshold, _matrix_places, op.live, op.outer_first)
         numbers = {} if op.weight is None else carried.numbers(op.weight, here, position, _matrix_places)
         yield _rows_of(op, rows, mask, numbers, carried.constant(op.weight), block)
 
@@ -231,7 +274,7 @@ def _matrix_places(strides: Sequence[int]) -> Places:
 
 
 def _rows_of(
-    op: Matmul, rows: int, mask: tuple[np.ndarray, Places, float] | None, numbers: dict[str, Any],
+    op: Matmul, rows: int, mask: Pattern | Mask | None, numbers: dict[str, Any],
     constant: float | int, block: int = 0,
 ) -> Window:  # fmt: skip
     geometry = {
