@@ -1,6 +1,7 @@
 """Checkpoints a second of `deepstruct batch`: LeNet-5 and ResNet-18, one worker and two, and weightwatcher beside it.
 
-    python benchmarks/bench_batch.py [--lenet 1000] [--resnet 40] [--watched 20] [--workers 1,2] [--json out.json]
+    python benchmarks/bench_batch.py [--lenet 1000] [--resnet 40] [--watched 20] [--workers 1,2]
+        [--kinds 'dense,pruned,90 % pruned'] [--json out.json]
 
 The standard panel at zeroth order, one thread a worker. Rates count from the first result on, as for a long run: the
 trace of the model and the start of workers are told apart. weightwatcher (PyPI; left out where it is not installed) and
@@ -84,15 +85,20 @@ class ResNet18(nn.Module):
 NETS = {"LeNet-5": (LeNet, (1, 1, 28, 28)), "ResNet-18 at 32x32": (ResNet18, (1, 3, 32, 32))}
 
 
-def write_checkpoints(folder: Path, factory: type[nn.Module], count: int, pruned: bool) -> None:
-    """A training that leaves other weights in each file; `pruned`: with more and more zeros, up to about a fifth."""
+KINDS = {"dense": None, "pruned": 0.0, "90 % pruned": 0.9}
+"""Share of zeros in the first checkpoint, and then more in each, another fifth of the rest in the end."""
+
+
+def write_checkpoints(folder: Path, factory: type[nn.Module], count: int, zeros: float | None) -> None:
+    """A training that leaves other weights in each file, and more zeros where there are any (see KINDS)."""
     state = {key: value.clone() for key, value in factory().state_dict().items()}
     for k in range(count):
         with torch.no_grad():
             for value in state.values():
                 if value.is_floating_point() and value.dim() > 1:
                     value += 0.01 * torch.randn_like(value) * (value != 0)
-                    value *= torch.rand_like(value) > (1 / (4 * count) if pruned else -1)
+                    if zeros is not None:
+                        value *= torch.rand_like(value) > (1 / (4 * count) if k else zeros)
         torch.save(state, folder / f"step-{k}.pt")
 
 
@@ -145,6 +151,7 @@ def main() -> None:
     parser.add_argument("--resnet", type=int, default=40)
     parser.add_argument("--watched", type=int, default=20)
     parser.add_argument("--workers", default="1,2")
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -152,23 +159,22 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         todo = (("LeNet-5", options.lenet), ("ResNet-18 at 32x32", options.resnet))
-        for (net, count), pruned in itertools.product(todo, (False, True)):
+        for (net, count), kind in itertools.product(todo, options.kinds.split(",")):
             if not count:
                 continue
-            folder = Path(place) / f"{net.split('-')[0]}-{'pruned' if pruned else 'dense'}"
+            folder = Path(place) / f"{net.split('-')[0]}-{kind.replace(' ', '')}"
             folder.mkdir()
-            write_checkpoints(folder, NETS[net][0], count, pruned)
+            write_checkpoints(folder, NETS[net][0], count, KINDS[kind])
             rates = {}
             for workers in (int(text) for text in options.workers.split(",")):
                 row = run(folder, net, workers)
                 rates[workers] = row["rate"]
                 found.append(row)
                 gain = f", {row['rate'] / rates[1]:.2f} x one" if workers > 1 and 1 in rates else ""
-                row["pruned"] = pruned
-                kind = "pruned" if pruned else "dense"
+                row["kind"] = kind
                 print(f"{net}, {kind}: {count} checkpoints, {row['values']} values each, {workers} worker(s): "
                       f"{row['rate']:.2f}/s{gain} ({row['first']:.1f} s to the first)", flush=True)  # fmt: skip
-            if options.watched and not pruned:
+            if options.watched and kind == "dense":
                 peer = watch(folder, net, options.watched)
                 few = Path(place) / f"{folder.name}-few"
                 few.mkdir()
