@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "build.h"
+#include "cells.h"
 #include "kernels.h"
 #include "linear.h"
 #include "network.h"
@@ -278,14 +279,7 @@ void sparse_product_(Tensor x, Tensor values, Tensor table, Tensor row_ids, Tens
   expect_like(out, x, layout.rows * x.size(1), "the result");
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    const int64_t width = x.size(1);
-    kParallel(layout.panels, [&](int64_t begin, int64_t end) {
-      for (int64_t panel = begin; panel < end; ++panel)
-        for (int64_t block = 0; block < layout.blocks; ++block)
-          deepstruct::kernels<T>().product(&layout, data<T>(values), panel, block, units,
-                                           data<T>(x) + block * layout.block * width, nullptr,
-                                           static_cast<T*>(out.data_ptr()) + panel * deepstruct::kPanel * width);
-    });
+    deepstruct::add_product<T>(layout, data<T>(values), data<T>(x), units, static_cast<T*>(out.data_ptr()), kParallel);
   };
   x.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
 }
@@ -298,18 +292,83 @@ void sparse_support_(Tensor grad, Tensor x, Tensor table, Tensor row_ids, Tensor
   expect_like(grad_values, x, columns.numel(), "the values' gradient");
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    const int64_t width = x.size(1);
-    kParallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t panel = task / layout.blocks, block = task % layout.blocks;
-        deepstruct::kernels<T>().support(&layout, panel, block, units,
-                                         data<T>(grad) + panel * deepstruct::kPanel * width,
-                                         data<T>(x) + block * layout.block * width, nullptr, false,
-                                         static_cast<T*>(grad_values.data_ptr()));
-      }
-    });
+    deepstruct::add_support<T>(layout, data<T>(grad), data<T>(x), units, static_cast<T*>(grad_values.data_ptr()),
+                               kParallel);
   };
   x.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
+}
+
+// hidden and batch of a state (hidden, batch) that the gates of a step fit.
+std::tuple<int64_t, int64_t> step_of(const Tensor& state, const Tensor& gates, int64_t blocks) {
+  expect(state, state.scalar_type(), "the state");
+  STD_TORCH_CHECK(state.scalar_type() == ScalarType::Float || state.scalar_type() == ScalarType::Double,
+                  "deepstruct: the kernels compute in float32 and float64");
+  STD_TORCH_CHECK(state.dim() == 2, "deepstruct: a state must be (hidden, batch)");
+  expect_like(gates, state, blocks * state.numel(), "the gates");
+  return {state.size(0), state.size(1)};
+}
+
+// The distance of the rows of gradients (rows, batch), in which each row must be contiguous.
+int64_t row_stride(const Tensor& grad, const Tensor& state, int64_t blocks) {
+  STD_TORCH_CHECK(grad.is_cpu() && grad.scalar_type() == state.scalar_type() && grad.dim() == 2 &&
+                      grad.size(0) == blocks * state.size(0) && grad.size(1) == state.size(1) &&
+                      (grad.stride(1) == 1 || state.size(1) == 1) && grad.stride(0) >= state.size(1),
+                  "deepstruct: the gates' gradients do not fit");
+  return grad.stride(0);
+}
+
+void lstm_forward_(Tensor gates, Tensor c, Tensor new_h, Tensor new_c) {
+  const auto [hidden, batch] = step_of(c, gates, 4);
+  expect_like(new_h, c, c.numel(), "the next state");
+  expect_like(new_c, c, c.numel(), "the next cell");
+  const auto run = [&, hidden = hidden, batch = batch](auto zero) {
+    using T = decltype(zero);
+    deepstruct::lstm_forward<T>(hidden, batch, static_cast<T*>(gates.data_ptr()), data<T>(c),
+                                static_cast<T*>(new_h.data_ptr()), static_cast<T*>(new_c.data_ptr()), kParallel);
+  };
+  c.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
+}
+
+void lstm_backward_(Tensor gates, Tensor c, Tensor new_c, Tensor grad_h, Tensor grad_c, Tensor grad_gates) {
+  const auto [hidden, batch] = step_of(c, gates, 4);
+  expect_like(new_c, c, c.numel(), "the next cell");
+  expect_like(grad_h, c, c.numel(), "the state's gradient");
+  expect_like(grad_c, c, c.numel(), "the cell's gradient");
+  const int64_t stride = row_stride(grad_gates, c, 4);
+  const auto run = [&, hidden = hidden, batch = batch](auto zero) {
+    using T = decltype(zero);
+    const auto at = [](const Tensor& tensor) { return static_cast<T*>(tensor.data_ptr()); };
+    deepstruct::lstm_backward<T>(hidden, batch, at(gates), at(c), at(new_c), at(grad_h), at(grad_c), at(grad_gates),
+                                 stride, kParallel);
+  };
+  c.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
+}
+
+void gru_forward_(Tensor gates, Tensor extra, Tensor h, Tensor new_h) {
+  const auto [hidden, batch] = step_of(h, gates, 3);
+  expect_like(extra, h, 3 * h.numel(), "the hidden state's share");
+  expect_like(new_h, h, h.numel(), "the next state");
+  const auto run = [&, hidden = hidden, batch = batch](auto zero) {
+    using T = decltype(zero);
+    deepstruct::gru_forward<T>(hidden, batch, static_cast<T*>(gates.data_ptr()), data<T>(extra), data<T>(h),
+                               static_cast<T*>(new_h.data_ptr()), kParallel);
+  };
+  h.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
+}
+
+void gru_backward_(Tensor gates, Tensor extra, Tensor h, Tensor grad_h, Tensor grad_gates, Tensor grad_extra) {
+  const auto [hidden, batch] = step_of(h, gates, 3);
+  expect_like(extra, h, 3 * h.numel(), "the hidden state's share");
+  expect_like(grad_h, h, h.numel(), "the state's gradient");
+  const int64_t stride = row_stride(grad_gates, h, 3);
+  STD_TORCH_CHECK(row_stride(grad_extra, h, 3) == stride, "deepstruct: the gates' gradients do not fit each other");
+  const auto run = [&, hidden = hidden, batch = batch](auto zero) {
+    using T = decltype(zero);
+    const auto at = [](const Tensor& tensor) { return static_cast<T*>(tensor.data_ptr()); };
+    deepstruct::gru_backward<T>(hidden, batch, at(gates), at(extra), at(h), at(grad_h), at(grad_gates),
+                                at(grad_extra), stride, kParallel);
+  };
+  h.scalar_type() == ScalarType::Float ? run(0.f) : run(0.);
 }
 
 template <typename T>
@@ -343,5 +402,9 @@ STABLE_TORCH_LIBRARY_IMPL(deepstruct, CPU, m) {
   m.impl("sparse_support_", TORCH_BOX(&sparse_support_));
   m.impl("build_layout", TORCH_BOX(&build_layout));
   m.impl("dag_forward", TORCH_BOX(&dag_forward));
+  m.impl("lstm_forward_", TORCH_BOX(&lstm_forward_));
+  m.impl("lstm_backward_", TORCH_BOX(&lstm_backward_));
+  m.impl("gru_forward_", TORCH_BOX(&gru_forward_));
+  m.impl("gru_backward_", TORCH_BOX(&gru_backward_));
   m.impl("dag_backward", TORCH_BOX(&dag_backward));
 }

@@ -8,6 +8,7 @@
 
 #include "dag.h"
 #include "layout.h"
+#include "step.h"
 
 namespace deepstruct {
 
@@ -41,6 +42,13 @@ struct Kernels {
   // grad_h holds the gradients of what was read, and gets those of every vertex; `grads` is overwritten.
   void (*dag_backward)(const Dag& dag, const DagParameters<T>& parameters, int units, const T* h, T* grad_h,
                        const DagGradients<T>& grads, T* scratch);
+  // Some rows of one step of a recurrent cell; pointers are at the first one (see cells.h for what is what).
+  void (*lstm_forward)(const Step& step, T* gates, const T* c, T* new_h, T* new_c);
+  void (*lstm_backward)(const Step& step, const T* gates, const T* c, const T* new_c, T* grad_h, T* grad_c,
+                        T* grad_gates);
+  void (*gru_forward)(const Step& step, T* gates, const T* extra, const T* h, T* new_h);
+  void (*gru_backward)(const Step& step, const T* gates, const T* extra, const T* h, T* grad_h, T* grad_gates,
+                       T* grad_extra);
 };
 
 struct Isa {

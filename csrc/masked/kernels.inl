@@ -14,11 +14,13 @@ template <>
 struct VectorOf<float> {
   typedef float type __attribute__((vector_size(VECTOR_BYTES)));
   typedef int32_t index __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint32_t bits __attribute__((vector_size(VECTOR_BYTES)));
 };
 template <>
 struct VectorOf<double> {
   typedef double type __attribute__((vector_size(VECTOR_BYTES)));
   typedef int64_t index __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint64_t bits __attribute__((vector_size(VECTOR_BYTES)));
 };
 template <typename T>
 using Vector = typename VectorOf<T>::type;
@@ -487,10 +489,12 @@ void gather(const T* values, const int32_t* order, int64_t begin, int64_t end, T
 }
 
 #include "dag.inl"
+#include "cells.inl"
 
 #define TABLE(T) \
   {pack<T>,         unpack<T>,       product<T>,        scatter<T>, support<T>, \
-   product_vector<T>, scatter_vector<T>, support_vector<T>, gather<T>, dag_forward<T>, dag_backward<T>}
+   product_vector<T>, scatter_vector<T>, support_vector<T>, gather<T>, dag_forward<T>, dag_backward<T>, \
+   lstm_forward<T>, lstm_backward<T>, gru_forward<T>, gru_backward<T>}
 
 }  // namespace
 

@@ -242,6 +242,29 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
   }
 }
 
+template <typename T>
+void add_product(const Layout& layout, const T* values, const T* x, int units, T* out, const Parallel& parallel) {
+  const int64_t width = units * (kUnit / static_cast<int64_t>(sizeof(T)));
+  parallel(layout.panels, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel)
+      for (int64_t block = 0; block < layout.blocks; ++block)
+        kernels<T>().product(&layout, values, panel, block, units, x + block * layout.block * width, nullptr,
+                             out + panel * kPanel * width);
+  });
+}
+
+template <typename T>
+void add_support(const Layout& layout, const T* grad, const T* x, int units, T* grad_values, const Parallel& parallel) {
+  const int64_t width = units * (kUnit / static_cast<int64_t>(sizeof(T)));
+  parallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t panel = task / layout.blocks, block = task % layout.blocks;
+      kernels<T>().support(&layout, panel, block, units, grad + panel * kPanel * width,
+                           x + block * layout.block * width, nullptr, false, grad_values);
+    }
+  });
+}
+
 namespace {
 
 // Calls body(row segment's offset in the weight, its columns, their number, its values) for a tile, and fetches the
@@ -300,6 +323,10 @@ template void backward(const Layout&, const Twin*, const float*, const float*, c
                        int64_t, const Parallel&);
 template void backward(const Layout&, const Twin*, const double*, const double*, const double*, int64_t, double*,
                        double*, int64_t, const Parallel&);
+template void add_product(const Layout&, const float*, const float*, int, float*, const Parallel&);
+template void add_product(const Layout&, const double*, const double*, int, double*, const Parallel&);
+template void add_support(const Layout&, const float*, const float*, int, float*, const Parallel&);
+template void add_support(const Layout&, const double*, const double*, int, double*, const Parallel&);
 template void read_support(const Layout&, const float*, float*, const Parallel&);
 template void read_support(const Layout&, const double*, double*, const Parallel&);
 template void write_support(const Layout&, const float*, float*, const Parallel&);

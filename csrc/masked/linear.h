@@ -30,6 +30,14 @@ template <typename T>
 void backward(const Layout& layout, const Twin* twin, const T* values, const T* x, const T* grad_y, int64_t batch,
               T* grad_x, T* grad_values, int64_t n_values, const Parallel& parallel);
 
+// One batch tile that lies feature-major already, rows of `units` * 64 bytes: out[rows][..] += W x, x[cols][..].
+template <typename T>
+void add_product(const Layout& layout, const T* values, const T* x, int units, T* out, const Parallel& parallel);
+
+// grad_values += grad x' on the support, of such a tile grad[rows][..] and x[cols][..].
+template <typename T>
+void add_support(const Layout& layout, const T* grad, const T* x, int units, T* grad_values, const Parallel& parallel);
+
 // values = the entries of a dense, contiguous weight [rows][cols] on the support.
 template <typename T>
 void read_support(const Layout& layout, const T* weight, T* values, const Parallel& parallel);

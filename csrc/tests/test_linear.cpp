@@ -151,6 +151,44 @@ static void check(int64_t rows, int64_t cols, double density, int64_t batch, int
   }
 }
 
+// Products of a batch tile that lies feature-major, which add to what is there.
+template <typename T>
+static void check_tile(int64_t rows, int64_t cols, double density, int units, int block, std::mt19937& random) {
+  char where[128];
+  std::snprintf(where, sizeof where, "%s, %zu bytes, tile of %d units, %ldx%ld, density %g, block %d", isa().name,
+                sizeof(T), units, long(rows), long(cols), density, block);
+  const Sparse s = random_support(rows, cols, density, random);
+  const int64_t nnz = static_cast<int64_t>(s.indices.size()), width = units * (kUnit / static_cast<int64_t>(sizeof(T)));
+  const Built built = build(rows, cols, block, s.starts.data(), s.indices.data());
+  const Layout layout = view(built.table.data(), built.row_ids.data(), built.columns.data());
+  const Entries e = entries(layout, nnz);
+  std::normal_distribution<double> normal;
+  const auto fill = [&](int64_t n) {
+    std::vector<T> v(n);
+    for (auto& value : v) value = static_cast<T>(normal(random));
+    return v;
+  };
+  const auto values = fill(nnz), x = fill(cols * width), grad = fill(rows * width), out = fill(rows * width),
+             sums = fill(nnz);
+  std::vector<double> wanted_out(out.begin(), out.end()), wanted_sums(sums.begin(), sums.end());
+  for (int64_t k = 0; k < nnz; ++k)
+    for (int64_t b = 0; b < width; ++b) {
+      const double in = x[e.col[k] * width + b];
+      wanted_out[e.row[k] * width + b] += values[k] * in;
+      wanted_sums[k] += grad[e.row[k] * width + b] * in;
+    }
+  std::vector<T> first_out, first_sums;
+  for (int n : {1, 3}) {
+    std::vector<T> got_out = out, got_sums = sums;
+    add_product<T>(layout, values.data(), x.data(), units, got_out.data(), threads(n));
+    add_support<T>(layout, grad.data(), x.data(), units, got_sums.data(), threads(n));
+    expect(close(got_out, wanted_out), "the product of a tile", where);
+    expect(close(got_sums, wanted_sums), "the support of a tile", where);
+    if (n == 1) first_out = got_out, first_sums = got_sums;
+    expect(first_out == got_out && first_sums == got_sums, "a tile's results do not depend on threads", where);
+  }
+}
+
 int main() {
   std::mt19937 random(7);
   const int64_t shapes[][2] = {{0, 5}, {5, 0}, {1, 1}, {7, 3}, {100, 130}, {513, 257}, {1100, 300}};
@@ -162,6 +200,16 @@ int main() {
         for (int block : {128, 256}) {
           check<float>(shape[0], shape[1], density, batch, block, random);
           check<double>(shape[0], shape[1], density, batch, block, random);
+          cases += 2;
+        }
+      }
+  for (const auto& shape : shapes)
+    for (double density : {0., .02, .3, 1.})
+      for (int units : {1, 2, 3, 4}) {
+        if (shape[0] * shape[1] * density * units > 3e4) continue;
+        for (int block : {128, 256}) {
+          check_tile<float>(shape[0], shape[1], density, units, block, random);
+          check_tile<double>(shape[0], shape[1], density, units, block, random);
           cases += 2;
         }
       }

@@ -1,4 +1,4 @@
-"""`torch.ops.deepstruct.*`: schemas, fake kernels and autograd of the sparse linear layer.
+"""`torch.ops.deepstruct.*`: schemas, fake kernels and autograd of the sparse linear layer and of recurrent cells.
 
 The schemas live here. Every device has the PyTorch reference; the compiled extension puts its own kernels in
 front of it for the CPU. The structure travels as tensors (see `layout`), so that nothing here holds state.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepstruct.sparse import cuda, extension, reference
+from deepstruct.sparse import cuda, extension, recurrent_reference, reference
 
 _STRUCTURE = (
     "Tensor table, Tensor row_ids, Tensor columns, "
@@ -44,6 +44,20 @@ for _name in (
     "sparse_support_",
 ):  # fmt: skip
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+# One step of a recurrent cell, feature-major; rows of gradients of gates may lie apart (see `recurrent_cells`).
+_library.define("lstm_forward_(Tensor(a!) gates, Tensor c, Tensor(b!) new_h, Tensor(c!) new_c) -> ()")
+_library.define(
+    "lstm_backward_(Tensor gates, Tensor c, Tensor new_c, Tensor(a!) grad_h, Tensor(b!) grad_c, "
+    "Tensor(c!) grad_gates) -> ()"
+)
+_library.define("gru_forward_(Tensor(a!) gates, Tensor extra, Tensor h, Tensor(b!) new_h) -> ()")
+_library.define(
+    "gru_backward_(Tensor gates, Tensor extra, Tensor h, Tensor(a!) grad_h, Tensor(b!) grad_gates, "
+    "Tensor(c!) grad_extra) -> ()"
+)
+for _name in ("lstm_forward_", "lstm_backward_", "gru_forward_", "gru_backward_"):
+    _library.impl(_name, getattr(recurrent_reference, _name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"deepstruct::{_name}", lambda *tensors: None, lib=_library)
 for _name in ("sparse_linear", "sparse_linear_backward"):
     _library.impl(_name, cuda.chosen(_name, getattr(reference, _name)), "CUDA")
 extension.load()

@@ -50,6 +50,7 @@ class Product(Protocol):
     """The hidden-to-hidden matrix: (rows, hidden)."""
 
     steps: int  # that `collect` is given at a time
+    apart: bool  # whether `add_back` takes rows that lie apart
 
     def add(self, h: Tensor, out: Tensor) -> None:
         """out (rows, batch) += W h, h (hidden, batch)."""
@@ -66,6 +67,8 @@ class Product(Protocol):
 
 class DenseProduct:
     """By whole matrix products."""
+
+    apart = True
 
     def __init__(self, weight: Tensor, batch: int) -> None:
         self._weight, self._back, self._sum = weight, None, None
@@ -95,6 +98,8 @@ class DenseProduct:
 
 class SparseProduct:
     """By the sparse kernels, on the support of a structure; the batch fills rows of UNIT to TILE bytes."""
+
+    apart = False
 
     def __init__(self, weight: Tensor, structure: Structure, batch: int) -> None:
         self._shape, self._structure, self._twin = weight.shape, structure, structure[3:6]
@@ -143,6 +148,15 @@ def forward(
     return Kept(states, cells, gates, extra)
 
 
+def _blocks(product: Product, steps: int, rows: int, like: Tensor) -> Tensor:
+    """(steps, rows, batch): with the steps of a row one after the other where the product allows it, so that all of
+    them are one matrix without a copy."""
+    batch = like.shape[2]
+    if product.apart:
+        return like.new_empty(rows, steps, batch).transpose(0, 1)
+    return like.new_empty(steps, rows, batch)
+
+
 def backward(
     name: str, kept: Kept, x: Tensor, w_ih: Tensor, product: Product, grad_out: Tensor | None, grad_h: Tensor | None,
     grad_c: Tensor | None, need_x: bool,
@@ -159,8 +173,9 @@ def backward(
         grad = grad.clone()
     if grad_c is not None and grad_cell.data_ptr() == grad_c.data_ptr():
         grad_cell = grad_cell.clone()
-    grad_gates, scratch = states.new_empty(at_once, rows, batch), states.new_empty(hidden, batch)
-    grad_hidden = torch.empty_like(grad_gates) if cell.split else grad_gates
+    grad_gates = _blocks(product, at_once, rows, states)
+    grad_hidden = _blocks(product, at_once, rows, states) if cell.split else grad_gates
+    one_by_one = [list(grad_gates), list(grad_hidden)]
     grad_x = torch.empty(x.shape, dtype=x.dtype) if need_x else x.new_empty(0)
     grad_ih = torch.zeros_like(w_ih, memory_format=torch.contiguous_format)
     sums = [states.new_zeros(rows), states.new_zeros(rows)]
@@ -171,9 +186,9 @@ def backward(
                 grad.add_(grad_out[t].t())
             extra = kept.extra[t] if cell.split else kept.extra
             c, new_c = (kept.cells[t], kept.cells[t + 1]) if cell.has_cell else (kept.cells, kept.cells)
-            to_gates, to_hidden = grad_gates[t - begin], grad_hidden[t - begin]
+            to_gates, to_hidden = (blocks[t - begin] for blocks in one_by_one)
             cell.backward(kept.gates[t], extra, states[t], c, states[t + 1], new_c, grad, grad_cell, to_gates,
-                          to_hidden, scratch)  # fmt: skip
+                          to_hidden)  # fmt: skip
             product.add_back(to_hidden, grad)
         n = end - begin
         flat = grad_gates[:n].transpose(0, 1).reshape(rows, n * batch)
@@ -185,8 +200,7 @@ def backward(
         if cell.split:
             sums[1] += flat_hidden.sum(1)
         if need_x:
-            for t in range(n):
-                torch.mm(grad_gates[t].t(), w_ih, out=grad_x[begin + t])
+            torch.mm(flat.t(), w_ih, out=grad_x[begin:end].view(n * batch, -1))
     return Grads(
         grad_x, grad.t(), grad_cell.t() if cell.has_cell else grad_cell, grad_ih, product.gradient(), sums[0],
         sums[1] if cell.split else sums[0].clone(),
