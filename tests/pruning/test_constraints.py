@@ -28,12 +28,10 @@ def explicit(model, x=None):
 
 def test_dead_is_meant_by_path() -> None:
     """Global magnitude at initialisation empties the first layer: no output row is empty, every output is cut off."""
+    torch.manual_seed(0)
     model = lenet()
     P.prune(model, P.Magnitude(), 0.02)
-    counts = kept(model)
-    assert counts[0] == 0
-    assert sum(counts) == 5324
-    assert counts[1] > 4500
+    assert kept(model) == [0, 4833, 491]
     assert bool(P.get_masks(model)["4.weight"].any(1).all())
     found = P.alive(model)
     assert (found.dead_outputs, found.outputs) == (10, 10)
