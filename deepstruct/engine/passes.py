@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
+from deepstruct.engine import budget
 from deepstruct.engine.contractions import of_ones
 from deepstruct.engine.exact import fan, path_count
-from deepstruct.engine.semiring import BOOLEAN, Counting, PathLength
+from deepstruct.engine.semiring import BOOLEAN, Counting, PathLength, Semiring
 from deepstruct.engine.steps import SpaceMap
-from deepstruct.engine.stream import at_outputs
+from deepstruct.engine.stream import Locator, Window, at_outputs, last_uses
 from deepstruct.engine.sweeps import apply, spread, sweep
 from deepstruct.structure import vectors
 from deepstruct.structure.graph import StructureGraph
@@ -19,8 +22,8 @@ from deepstruct.structure.operators import EdgeOperator, Identity, WeightMode
 from deepstruct.structure.space import Space
 
 __all__ = [
-    "in_degree", "log2_path_count", "out_degree", "output_lengths", "path_count", "path_lengths", "path_norm",
-    "paths_from_sources", "paths_to_outputs", "reached", "reaching", "strength", "synflow",
+    "degree_blocks", "in_degree", "log2_path_count", "out_degree", "output_lengths", "path_count", "path_lengths",
+    "path_norm", "paths_from_sources", "paths_to_outputs", "reached", "reaching", "strength", "synflow",
 ]  # fmt: skip
 
 
@@ -30,18 +33,7 @@ def in_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
     Args:
         compact: float32 where that is exact, for the sum of two degrees as well.
     """
-    count = _counter(_most(graph, transpose=False))
-    degree = vectors.full(graph.num_slots, count.dtype)
-    for op in graph.operators:
-        if _joined_by_sums(graph, op, degree, count):
-            continue
-        ones = _units(graph, op.source, count.dtype)
-        if isinstance(op, Identity) and op.fused is not False:  # the sum takes over the in-edges of its part
-            passed = op.source.gather(degree)
-            ones = passed if op.fused is True else torch.where(op.fused, passed, ones)
-        spread(graph, op, ones, degree, count)
-    degree.round_()
-    return degree if compact else vectors.converted(degree, torch.float64)
+    return _degree(graph, False, compact)
 
 
 def out_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
@@ -50,17 +42,68 @@ def out_degree(graph: StructureGraph, *, compact: bool = False) -> torch.Tensor:
     Args:
         compact: float32 where that is exact, for the sum of two degrees as well.
     """
-    count = _counter(_most(graph, transpose=True))
+    return _degree(graph, True, compact)
+
+
+def _degree(graph: StructureGraph, transpose: bool, compact: bool) -> torch.Tensor:
+    count = _counter(_most(graph, transpose=transpose))
     degree = vectors.full(graph.num_slots, count.dtype)
+
+    def join(side: Operand, values: torch.Tensor) -> None:
+        count.join(degree, side, values)
+
+    def push(op: EdgeOperator, values: torch.Tensor) -> None:
+        spread(graph, op, values, degree, count, transpose=transpose)
+
     for op in graph.operators:
-        if _joined_by_sums(graph, op, degree, count, transpose=True):
-            continue
-        ones = _units(graph, op.target, count.dtype)
-        if isinstance(op, Identity) and (kept := op.kept()) is not None:
-            ones = ones * kept
-        spread(graph, op, ones, degree, count, transpose=True)
+        _add_degrees(graph, op, transpose, count, lambda side: side.gather(degree), join, push)
     degree.round_()
     return degree if compact else vectors.converted(degree, torch.float64)
+
+
+def degree_blocks(graph: StructureGraph) -> Iterator[tuple[Space, torch.Tensor, torch.Tensor]]:
+    """Every space that has slots, with the in- and the out-degree of each of its slots, and no vector over all slots.
+
+    They come in float32 where that is exact, for the sum of both as well.
+    """
+    locator = Locator(graph)
+    both = [
+        Window(locator, _counter(_most(graph, transpose=transpose)), lambda space: None) for transpose in (False, True)
+    ]
+    ends, untouched = last_uses(locator, graph.operators, graph.spaces)
+    for k in untouched:
+        yield graph.spaces[k], both[0].vector(k), both[1].vector(k)
+    for op, done in zip(graph.operators, ends, strict=True):
+        budget.check()
+        for window, transpose in zip(both, (False, True), strict=True):
+            push = partial(window.push, transpose=transpose)
+            _add_degrees(graph, op, transpose, window.semiring, window.read, window.join, push)
+        for k in done:
+            yield graph.spaces[k], both[0].vector(k).round_(), both[1].vector(k).round_()
+            for window in both:
+                window.drop(k)
+
+
+def _add_degrees(
+    graph: StructureGraph, op: EdgeOperator, transpose: bool, count: Semiring,
+    degree_of: Callable[[Operand], torch.Tensor], join: Callable[[Operand, torch.Tensor], None],
+    push: Callable[[EdgeOperator, torch.Tensor], None],
+) -> None:  # fmt: skip
+    """Add the edges of one operator to the degrees of the units on the side that it writes."""
+    source, target = (op.target, op.source) if transpose else (op.source, op.target)
+    values = _sums_of_ones(graph, op, transpose=transpose)
+    if values is not None:
+        join(target, values.to(count.dtype))
+        return
+    ones = _units(graph, source, count.dtype)
+    if isinstance(op, Identity) and op.fused is not False:
+        if transpose:
+            kept = op.kept()
+            ones = ones if kept is None else ones * kept
+        else:  # the sum takes over the in-edges of its part
+            passed = degree_of(op.source)
+            ones = passed if op.fused is True else torch.where(op.fused, passed, ones)
+    push(op, ones)
 
 
 def _most(graph: StructureGraph, *, transpose: bool) -> int:
@@ -90,21 +133,17 @@ def _units(graph: StructureGraph, side: Operand, dtype: torch.dtype = torch.floa
     return ones if graph.live is None else ones * side.gather(graph.live, False)
 
 
-def _joined_by_sums(
-    graph: StructureGraph, op: EdgeOperator, slots: torch.Tensor, semiring: Counting, *, transpose: bool = False
-) -> bool:
-    """Join what an operator makes of ones where all that it reads are units, without walking its edges.
+def _sums_of_ones(
+    graph: StructureGraph, op: EdgeOperator, *, transpose: bool = False, magnitudes: bool = False
+) -> torch.Tensor | None:
+    """What an operator makes of ones where all that it reads are units, without walking its edges.
 
-    False, with nothing done, where it reads something else, or no sums over its weights are at hand.
+    None where it reads something else, or no sums over its weights are at hand.
     """
-    source, target = (op.target, op.source) if transpose else (op.source, op.target)
+    source = op.target if transpose else op.source
     if any(graph.meets_dead_slots(op)) or source.scores is not None or source.valid() is not None:
-        return False
-    values = of_ones(op, transpose=transpose, magnitudes=semiring.mode == "abs")
-    if values is None:
-        return False
-    semiring.join(slots, target, values.to(semiring.dtype))
-    return True
+        return None
+    return of_ones(op, transpose=transpose, magnitudes=magnitudes)
 
 
 def strength(graph: StructureGraph) -> torch.Tensor:
@@ -116,11 +155,14 @@ def strength(graph: StructureGraph) -> torch.Tensor:
             passed = op.source.gather(total)
             spread(graph, op, passed if op.fused is True else passed * op.fused, total, passing)
         elif op.weighted:
-            if not _joined_by_sums(graph, op, total, magnitudes):
-                spread(graph, op, _units(graph, op.source), total, magnitudes)
-            # nothing but its sum reads a part of a sum: what is added here is not passed on
-            if not _joined_by_sums(graph, op, total, magnitudes, transpose=True):
-                spread(graph, op, _units(graph, op.target), total, magnitudes, transpose=True)
+            # nothing but its sum reads a part of a sum: what is added against the edges is not passed on
+            for transpose in (False, True):
+                source, target = (op.target, op.source) if transpose else (op.source, op.target)
+                values = _sums_of_ones(graph, op, transpose=transpose, magnitudes=True)
+                if values is None:
+                    spread(graph, op, _units(graph, source), total, magnitudes, transpose=transpose)
+                else:
+                    magnitudes.join(total, target, values)
     return total
 
 

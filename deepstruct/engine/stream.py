@@ -124,6 +124,15 @@ class Window:
         for k, here, places in self.locator.pieces(side):
             self.semiring.join(self.vector(k), Operand.indexed(places), arrived.view(shape)[here])
 
+    def join(self, operand: Operand, values: torch.Tensor) -> None:
+        """Add contributions to the slots of an operand."""
+        inside = self.locator.inside(operand)
+        if inside is not None:
+            self.semiring.join(self.vector(inside[0]), inside[1], values)
+            return
+        for k, here, places in self.locator.pieces(operand):
+            self.semiring.join(self.vector(k), Operand.indexed(places), values.expand(operand.shape)[here])
+
     def drop(self, k: int) -> None:
         self.values.pop(k, None)
 

@@ -130,7 +130,8 @@ def fixpoint(
     Returns:
         uint8 per slot, 0 or 1.
     """
-    slots = (start > 0.5).to(BOOLEAN.dtype)
+    slots = (start > 0.5).view(BOOLEAN.dtype)
+    del start  # a vector less where the caller has no use for it
     before = -1
     for _ in range(limit):
         for transpose in directions:

@@ -295,17 +295,21 @@ class StructureGraph:
         Args:
             joins: as in `slots_to_nodes`, one for each vector.
         """
-        joins = joins or [natural_join(v) for v in vectors]
         for space in self.spaces:
-            here = [v[space.slots] for v in vectors]
-            if space.scores is not None:
-                for values, counts in space.scores.blocks(here, joins):
-                    yield space, values, counts
-            elif self.nodes_in(space) == space.numel:
-                yield space, here, None
-            else:
-                node = self.is_node[space.slots]
-                yield space, [v[node] for v in here], None
+            for values, counts in self.blocks_of(space, [v[space.slots] for v in vectors], joins):
+                yield space, values, counts
+
+    def blocks_of(
+        self, space: Space, here: list[torch.Tensor], joins: Sequence[Join] | None = None
+    ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:
+        """The same of one space, from the values at its slots."""
+        if space.scores is not None:
+            yield from space.scores.blocks(here, joins or [natural_join(v) for v in here])
+        elif self.nodes_in(space) == space.numel:
+            yield here, None
+        else:
+            node = self.is_node[space.slots]
+            yield [v[node] for v in here], None
 
     def nodes_in(self, space: Space) -> int:
         """Number of nodes of a space; units that are part of a later sum count there."""

@@ -6,6 +6,9 @@ find and clear when it is first written. numpy asks for pages of 2 MiB where the
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 import numpy as np
 import torch
 
@@ -28,6 +31,16 @@ def full(size: int, dtype: torch.dtype, value: float = 0) -> torch.Tensor:
 def converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A copy of a vector in another dtype (or the same)."""
     return empty(x.numel(), dtype).view(x.shape).copy_(x)
+
+
+def give_back() -> None:
+    """Hand pages that were freed back to the system, where the C library keeps them (glibc does).
+
+    Building a large graph makes and drops many tables of a few MiB, between which small objects stay.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
 
 
 def how_many(marks: torch.Tensor) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import weakref
 
 import networkx as nx
@@ -11,8 +14,10 @@ import torch
 from torch import nn
 
 import deepstruct
+from deepstruct.analyzers.operator import view
 from deepstruct.engine import BOOLEAN, LONGEST, SHORTEST, Counting, Modular, components, passes, stream, sweep
 from deepstruct.errors import MetricError
+from deepstruct.metrics.base import AnalysisContext
 from deepstruct.structure import vectors
 from deepstruct.structure.graph import StructureGraph
 from tests.engine.explicit import net
@@ -87,3 +92,60 @@ def test_vectors():
     assert vectors.empty(4, torch.bfloat16).dtype == torch.bfloat16  # numpy has none
     assert vectors.how_many(x > 0) == int(np.sum(x.numpy() > 0))
     assert vectors.how_many((x > 0).view(torch.uint8)[::2]) == int((x > 0)[::2].sum())
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_degrees_space_by_space(seed):
+    graph = net(seed) if seed % 2 else deepstruct.extract(*random_net(seed))
+    into, onward = passes.in_degree(graph), passes.out_degree(graph)
+    seen = []
+    for space, ins, outs in passes.degree_blocks(graph):
+        seen.append(space.index)
+        assert torch.equal(ins.to(torch.float64), into[space.slots])
+        assert torch.equal(outs.to(torch.float64), onward[space.slots])
+    assert sorted(seen) == [space.index for space in graph.spaces if space.numel]
+
+
+def test_degrees_of_a_graph_without_edges():
+    graph = deepstruct.extract(nn.Identity(), torch.randn(1, 5))
+    assert [(ins.tolist(), outs.tolist()) for _, ins, outs in passes.degree_blocks(graph)] == [([0] * 5, [0] * 5)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_degrees_tell_the_same_with_and_without_vectors(seed, monkeypatch):
+    graph = net(seed) if seed % 2 else deepstruct.extract(*random_net(seed))
+    kept = view.OperatorView(graph, AnalysisContext())
+    assert kept.degrees["in_degree"].numel() == graph.num_slots
+    monkeypatch.setattr(view, "_DEGREES_KEPT", 2**60)
+    streamed = view.OperatorView(graph, AnalysisContext())
+    for vector in ("in_degree", "out_degree", "degree"):
+        one, other = kept.degree_counts_by_space(vector), streamed.degree_counts_by_space(vector)
+        assert list(one) == list(other)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    for names in (("in_degree",), ("out_degree",), ("in_degree", "out_degree")):
+        assert kept.hidden_without(*names) == streamed.hidden_without(*names)
+    assert kept.components == streamed.components
+    assert "degrees" not in streamed.__dict__
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_freed_pages_go_back():
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1])
+
+    code = ctypes.CDLL(None)
+    if not hasattr(code, "malloc_trim"):
+        pytest.skip("the C library keeps no freed pages that it could hand back")
+    code.malloc.restype, code.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    code.free.argtypes = [ctypes.c_void_p]
+    blocks = [code.malloc(100_000) for _ in range(2000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+    for block in blocks[::2]:  # what lies between two blocks that stay is kept by the C library
+        code.free(block)
+    before = resident()
+    vectors.give_back()
+    assert (before - resident()) * os.sysconf("SC_PAGE_SIZE") > 50e6
+    for block in blocks[1::2]:
+        code.free(block)

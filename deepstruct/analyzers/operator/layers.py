@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from deepstruct.analyzers.operator.view import OperatorView, hidden_without
+from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import passes
 from deepstruct.errors import MetricError
 from deepstruct.metrics.base import Metric
@@ -78,7 +78,7 @@ def _density(view: OperatorView) -> dict[str, float]:
 
 
 def _dead(vector: str) -> Callable[[OperatorView], dict[str, int]]:
-    return lambda view: hidden_without(view, vector)
+    return lambda view: view.hidden_without(vector)
 
 
 def _mean(vector: str) -> Callable[[OperatorView], dict[str, float]]:

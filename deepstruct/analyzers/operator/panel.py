@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from deepstruct.analyzers.operator.view import OperatorView, hidden_without
+from deepstruct.analyzers.operator.view import OperatorView
 from deepstruct.engine import passes
 from deepstruct.errors import MetricError
 from deepstruct.metrics import degree, paths, reachability, size
@@ -99,7 +99,7 @@ def _hidden_without(*vectors: str) -> Callable[[OperatorView], int]:
     """Hidden nodes whose degrees of the given names are all 0."""
 
     def compute(view: OperatorView) -> int:
-        return sum(hidden_without(view, *vectors).values())
+        return sum(view.hidden_without(*vectors).values())
 
     return compute
 

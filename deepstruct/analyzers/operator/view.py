@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -19,12 +19,14 @@ from deepstruct.metrics.base import AnalysisContext
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.operators import EdgeOperator, Identity, ScoreOperator
 from deepstruct.structure.scores import Join
-from deepstruct.structure.vectors import how_many
+from deepstruct.structure.space import Space
+from deepstruct.structure.vectors import full, how_many
 from deepstruct.structure.weights import WeightUnion
 
 # bytes a slot that are alive at once, at most
 _VECTORS = 56  # seven vectors of float64
 _DEGREES = 12  # two vectors of float32, and marks
+_DEGREES_KEPT = 48  # so that two vectors of float32 are a small share of the budget
 _PASSED = 8  # marks alone: sweeps of truth values, and sweeps that keep a space only while it is in use
 _MARKS = 3  # bytes a slot that sizes need: what is a node, an input, an output
 
@@ -179,18 +181,20 @@ class OperatorView:
 
     def degree_counts_by_space(self, vector: str) -> dict[str, np.ndarray]:
         """Per space how many nodes have degree 0, 1, 2, ...; "degree" is the sum of both."""
-        return self._counts_by_space[vector]
+        return self._by_degree.counts[vector]
+
+    def hidden_without(self, *vectors: str) -> dict[str, int]:
+        """Per space the hidden nodes whose degrees ("in_degree", "out_degree") are all 0."""
+        return self._by_degree.without[frozenset(vectors)]
 
     @cached_property
-    def _counts_by_space(self) -> dict[str, dict[str, np.ndarray]]:
-        names = {space.name: np.zeros(0, np.int64) for space in self.passed.spaces}
-        out = {vector: dict(names) for vector in ("in_degree", "out_degree", "degree")}
-        for space, (into, onward), counts in self.passed.blocks(*self.degrees.values()):
-            # numbers of edges are below 2**53: float64 weights keep them whole
-            weights = None if counts is None else counts.numpy().astype(np.float64)
-            for vector, values in (("in_degree", into), ("out_degree", onward), ("degree", into + onward)):
-                _add_counts(out[vector], space.name, values, weights)
-        return out
+    def _by_degree(self) -> _ByDegree:
+        """What a look at every degree tells; vectors of them stay only where they are small beside the budget."""
+        graph = self.passed
+        if "degrees" in self.__dict__ or _DEGREES_KEPT * graph.num_slots <= self.context.max_memory:
+            into, onward = self.degrees.values()
+            return _ByDegree(graph, ((space, into[space.slots], onward[space.slots]) for space in graph.spaces))
+        return _ByDegree(graph, passes.degree_blocks(graph))
 
     @cached_property
     def strength_moments(self) -> dict[str, float]:
@@ -340,26 +344,73 @@ class OperatorView:
         where every unit has a slot.
         """
         graph = self.passed
-        joined = self.degrees["in_degree"] != 0
-        joined |= self.degrees["out_degree"] != 0
-        alone = graph.is_node & ~joined
+        alone = torch.zeros(graph.num_slots, dtype=torch.bool)
+        for space, marks in self._by_degree.alone:
+            alone[space.slots] = marks
         if not graph.score_spaces:
             return sizes_of_components(graph, alone)
-        rest = joined.logical_and_(graph.is_node)
         # scores are no seeds: each has an edge to the output that reads it, which is one
         sizes = [1] * how_many(alone)
+        rest = alone.logical_not_().logical_and_(graph.is_node)
         floods = 0
         limit = int(self.context.settings.get("max_floods", 2000))
         while bool(rest.any()):
             floods += 1
             if floods > limit:
                 raise MetricError(f"more than {limit} components: flooding them one by one takes too long")
-            start = torch.zeros(graph.num_slots, dtype=torch.uint8)
-            start[int(rest.to(torch.uint8).argmax())] = 1
-            found = fixpoint(graph, start) > 0
+            found = fixpoint(graph, _seed(rest)).view(torch.bool)
             sizes.append(int(graph.total(found)))
-            rest &= ~found
+            rest.logical_and_(found.logical_not_())
         return sorted(sizes, reverse=True)
+
+
+class _ByDegree:
+    """The nodes by their degrees.
+
+    Attributes:
+        counts: per vector ("in_degree", "out_degree", "degree": their sum) and space how many nodes have 0, 1, ...
+        without: per set of vectors and space the hidden nodes that have 0 in all of them.
+        alone: the spaces that have nodes without any edge, and those nodes, boolean per slot of the space.
+    """
+
+    def __init__(
+        self, graph: StructureGraph, degrees: Iterable[tuple[Space, torch.Tensor, torch.Tensor]]
+    ) -> None:
+        names = [space.name for space in graph.spaces]
+        none = np.zeros(0, np.int64)
+        self.counts = {vector: dict.fromkeys(names, none) for vector in ("in_degree", "out_degree", "degree")}
+        self.without = {
+            frozenset(vectors): dict.fromkeys(names, 0)
+            for vectors in (("in_degree",), ("out_degree",), ("in_degree", "out_degree"))
+        }
+        self.alone: list[tuple[Space, torch.Tensor]] = []
+        for space, into, onward in degrees:
+            alone = graph.is_node[space.slots] & (into == 0) & (onward == 0)
+            if bool(alone.any()):
+                self.alone.append((space, alone))
+            hidden = ~(graph.is_source[space.slots] | graph.is_output[space.slots])
+            for (here, *values), counts in graph.blocks_of(space, [hidden, into, onward]):
+                self._add(space.name, here, values, counts)
+
+    def _add(self, name: str, hidden: torch.Tensor, degrees: list[torch.Tensor], counts: torch.Tensor | None) -> None:
+        into, onward = degrees
+        # numbers of edges are below 2**53: float64 weights keep them whole
+        weights = None if counts is None else counts.numpy().astype(np.float64)
+        for vector, values in (("in_degree", into), ("out_degree", onward), ("degree", into + onward)):
+            _add_counts(self.counts[vector], name, values, weights)
+        zero = {"in_degree": into == 0, "out_degree": onward == 0}
+        for vectors, found in self.without.items():
+            holds = hidden
+            for vector in vectors:
+                holds = holds & zero[vector]
+            found[name] += int((holds if counts is None else counts[holds]).sum())
+
+
+def _seed(rest: torch.Tensor) -> torch.Tensor:
+    """uint8 per slot: 1 on the first that is marked."""
+    start = full(rest.numel(), torch.uint8)
+    start[int(np.argmax(rest.numpy()))] = 1
+    return start
 
 
 def _add_counts(out: dict[str, np.ndarray], name: str, values: torch.Tensor, weights: np.ndarray | None) -> None:
@@ -369,15 +420,3 @@ def _add_counts(out: dict[str, np.ndarray], name: str, values: torch.Tensor, wei
     total[: len(out[name])] = out[name]
     total[: len(found)] += found.astype(np.int64)
     out[name] = total
-
-
-def hidden_without(view: OperatorView, *vectors: str) -> dict[str, int]:
-    """Per space the hidden nodes whose degrees ("in_degree", "out_degree") are all 0."""
-    degrees = [view.degrees[vector] for vector in vectors]
-
-    def holds(hidden: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
-        for value in values:
-            hidden = hidden & (value == 0)
-        return hidden
-
-    return view.count_where(holds, view.hidden_slots, *degrees)

@@ -16,9 +16,13 @@ from deepstruct.structure.operators import EdgeOperator
 from deepstruct.structure.reader import Progress, Reader
 from deepstruct.structure.rules.dispatch import Dispatcher
 from deepstruct.structure.settings import Settings
+from deepstruct.structure.vectors import give_back
 
 if TYPE_CHECKING:
     from deepstruct.trace import OpGraph
+
+
+_LARGE = 1 << 23  # slots; the tables behind smaller graphs are soon used again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,10 @@ class ZerothOrder:
             everything = dataclasses.replace(settings, density=None, threshold=0.0)
             uncut = _read(trace, everything, registry, None)
             settings = _with_threshold(settings, uncut.operators)
-        return _read(trace, settings, registry, progress)
+        graph = _read(trace, settings, registry, progress)
+        if graph.num_slots >= _LARGE:
+            give_back()
+        return graph
 
 
 def _read(trace: OpGraph, settings: Settings, registry: Any, progress: Progress | None) -> StructureGraph:
