@@ -11,10 +11,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from deepstruct.errors import InputError
+from deepstruct.pruning.dag_targets import DagPairs
 from deepstruct.pruning.parametrization import original_of, weight_masks
 from deepstruct.pruning.recurrent_targets import MASKS, RecurrentMask
 from deepstruct.pruning.targets import MaskBuffer, Parametrized, SparseValues, Target
 from deepstruct.recurrent import BaseRecurrentLayer
+from deepstruct.sparse.dag import DagLinear
 from deepstruct.sparse.linear import SparseLinear
 from deepstruct.sparse.masked import MaskedLayer
 
@@ -114,6 +116,10 @@ def _maker(users: list[tuple[str, nn.Module, str]], module: nn.Module) -> Callab
         return lambda: SparseValues(name, module)
     if isinstance(module, BaseRecurrentLayer) and len(users) == 1:
         return lambda: RecurrentMask(name, module, users[0][2])
+    if isinstance(module, DagLinear) and module.grows:
+        if len(users) > 1:
+            raise InputError(f"{name!r} is tied, so its edges cannot move: leave `grows` of the layer as it was")
+        return lambda: DagPairs(name, module)
     masked = [m for _, m, _ in users if isinstance(m, MaskedLayer)]
     if len(masked) == len(users):
         return lambda: MaskBuffer(name, masked)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deepstruct.errors import InputError
 from deepstruct.pruning.bake import bake
+from deepstruct.pruning.dag_targets import with_all_edges
 from deepstruct.sparse.masked import maskable_layers
 from deepstruct.structure.graph import StructureGraph
 from deepstruct.structure.reweigh import with_stored_weights
@@ -33,6 +34,7 @@ class Network:
         from deepstruct.api import extract
 
         plain = bake(model).eval()
+        with_all_edges(plain)
         parameters = dict(plain.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name in shapes:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deepstruct.errors import InputError
 from deepstruct.pruning.bake import bake
+from deepstruct.pruning.dag_targets import with_all_edges
 from deepstruct.pruning.finding import find_targets
 from deepstruct.pruning.network import Network
 from deepstruct.pruning.protocols import Tensors
@@ -79,6 +80,7 @@ class View:
     def plain(self) -> tuple[nn.Module, dict[str, nn.Parameter]]:
         """A copy of the model without masks (see `bake`), and the parameters of the targets in it."""
         model = bake(self.model)
+        with_all_edges(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         chosen = {name: parameters[name] for name in self.targets}
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from deepstruct.errors import InputError
 from deepstruct.graph.structure import Structure
 from deepstruct.sparse.dag_ops import DagTensors, dag
+from deepstruct.sparse.dag_places import Watch, carried, checked_edges, row_keys
 from deepstruct.sparse.masked import MaskedLayer
+from deepstruct.sparse.rewire import carry_over, follow_optimizers, positions
 
 
 class DagLayout(NamedTuple):
@@ -98,7 +101,14 @@ class DagLinear(MaskedLayer):
     with layer norm also `norm_weight` and `norm_bias`, one per vertex. The graph is part of the state dict:
     `edges` (2, n) has source and target of every weight, `layers` the layer of every vertex, and `pairs`
     (n, 2), if separate, the lower and the upper layer of every skip connection.
+
+    Set `grows`, and pruning and rewiring see a place for a weight at every pair of vertices from a lower layer to a
+    higher one, so that edges can move over the whole graph, which stays acyclic. Without it they see the weights
+    that there are.
     """
+
+    grows = False
+    _watch: Watch | None = None  # while gradients of absent edges are wanted
 
     edges: Tensor
     layers: Tensor
@@ -181,12 +191,79 @@ class DagLinear(MaskedLayer):
         rows = self.num_rows
         dtype = self.weight.dtype if self.weight.dtype == torch.float64 else torch.float32
         weight, bias = (self.weight * self._mask).to(dtype), self.bias.to(dtype)
-        extra = weight.new_zeros(self.num_vertices)
-        if self._empty_target.shape[0]:
+        extra, tensors = weight.new_zeros(self.num_vertices), self.tensors()
+        if self._watch is not None:
+            (weight, bias), tensors = self._watch.spread(weight, bias), self._watch.tensors
+            rows = len(bias)
+        elif self._empty_target.shape[0]:
             extra = extra.index_add(0, self._empty_target, bias[rows:].relu())
         norm = (self.norm_weight.to(dtype), self.norm_bias.to(dtype)) if self.use_layer_norm else None
-        out = dag(first.to(dtype), weight, bias[:rows], extra, norm, self.tensors(), reads, self.eps)
+        out = dag(first.to(dtype), weight, bias[:rows], extra, norm, tensors, reads, self.eps)
         return out.to(first.dtype)
+
+    # -- moving edges
+
+    def update_structure(
+        self,
+        drop: Tensor | None = None,
+        grow: Tensor | None = None,
+        optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] = (),
+    ) -> None:
+        """Move edges: remove those at `drop`, add some of weight zero at `grow`. Layers stay as they are.
+
+        `drop` is a boolean (edges,) tensor or positions among the weights; `grow` (2, n) has source and target
+        vertices, and goes from lower layers to higher ones, so that the graph stays acyclic. What was just dropped
+        may grow again, from zero. Rows that appear (where a vertex reads another layer for the first time, with
+        separate sums) have bias zero; none disappears. The parameters stay the same objects, so optimizers keep
+        knowing them; pass them, and state per edge and row (momentum, second moments) moves along and starts at
+        zero for what is new. So do gradients. Masks move, too: what has grown is not masked.
+
+        Raises InputError, and changes nothing, for positions out of range, edges that exist already or do not go up,
+        and optimizers that do not hold the weights, or hold what there is no rule for.
+        """
+        if self._masks_as_params:
+            raise InputError("the mask is being learned (mask_as_params): its edges cannot move")
+        layers, n = self.structure.layer, self.num_vertices
+        stays = torch.ones(len(self.weight), dtype=torch.bool)
+        if drop is not None:
+            stays[positions(drop, len(stays)).cpu()] = False
+        edges = np.concatenate([self.edges.cpu()[:, stays].numpy(), checked_edges(grow, layers)], axis=1)
+        keys = np.sort(edges[1] * n + edges[0])
+        if (np.diff(keys) == 0).any():
+            raise InputError("grow names edges that exist already, or one of them twice")
+        optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+        with_bias = [o for o in optimizers if any(p is self.bias for g in o.param_groups for p in g["params"])]
+        states = [(self.weight, follow_optimizers(optimizers, self.weight)),
+                  (self.bias, follow_optimizers(with_bias, self.bias))]  # fmt: skip
+        before = self._edge_keys(), self._row_keys()
+        before[0][~stays.numpy()] = -1  # what grows again starts anew
+        device, mask = self.weight.device, self._mask
+        structure = Structure(self.structure.names, keys % n, keys // n, layers)
+        self._set_structure(structure, self.pairs.cpu().numpy() if self.separate else None, device)
+        after = self._edge_keys(), self._row_keys()
+        for (parameter, found), old, new in zip(states, before, after, strict=True):
+            kept, source = carried(old, new, device)
+            with torch.no_grad():
+                for state, name in found:
+                    state[name] = carry_over(state[name], kept, source)
+                grad, parameter.grad = parameter.grad, None
+                parameter.data = carry_over(parameter.detach(), kept, source)
+                if grad is not None:
+                    parameter.grad = carry_over(grad, kept, source)
+            if parameter is self.weight:
+                self._mask = carry_over(mask, kept, source) | ~kept
+        self._watch = None
+
+    def _edge_keys(self) -> np.ndarray:
+        source, target = self.edges.cpu().numpy()
+        keys: np.ndarray = target * self.num_vertices + source
+        return keys
+
+    def _row_keys(self) -> np.ndarray:
+        """One number for each bias."""
+        layout = self.layout
+        target = np.concatenate([layout.target, layout.empty_target])
+        return row_keys(target, np.concatenate([layout.origin, layout.empty_origin]), self.num_vertices)
 
     # -- saving and loading
 

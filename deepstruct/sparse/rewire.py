@@ -21,7 +21,7 @@ def changed_support(
     """
     stays = torch.ones(indices.shape[1], dtype=torch.bool, device=indices.device)
     if drop is not None:
-        stays[_positions(drop, len(stays))] = False
+        stays[positions(drop, len(stays))] = False
     old = stays.nonzero().flatten()
     new = _coordinates(grow, shape, indices.device)
     flat = torch.cat([indices[0, old] * shape[1] + indices[1, old], new[0] * shape[1] + new[1]])
@@ -65,7 +65,8 @@ def follow_optimizers(
     return found
 
 
-def _positions(drop: Tensor, n: int) -> Tensor:
+def positions(drop: Tensor, n: int) -> Tensor:
+    """Which of n values to drop, as integers. Raises InputError for what names none of them."""
     if drop.dtype == torch.bool:
         if drop.shape != (n,):
             raise InputError(f"drop has shape {tuple(drop.shape)}, expected ({n},): one boolean per value")
