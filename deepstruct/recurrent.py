@@ -365,14 +365,21 @@ class MaskedDeepRNN(nn.Module):
         lengths: Tensor | None = None
         if isinstance(input, PackedSequence):  # padding comes after all that is read, and no step sees a later one
             x, lengths = pad_packed_sequence(input, batch_first=self._batch_first)
-        for k, layer in enumerate(self.recurrent_layers):
-            x = layer.unfold(x, None if hx is None else hx[k])
+        layers = self.recurrent_layers
+        # The gradient of a last state is a matrix; that of all states would be as many, all but one of them zero.
+        last_only = lengths is None and not full_sequence
+        for k, layer in enumerate(layers):
+            state = None if hx is None else hx[k]
+            if last_only and layer is layers[-1]:
+                last = layer.sequence(x, state)[1]
+                h: Tensor = last[0] if isinstance(last, tuple) else last
+                return h
+            x = layer.unfold(x, state)
         assert isinstance(x, Tensor)
         if full_sequence and lengths is not None:
             return pack_padded_sequence(x, lengths, self._batch_first, enforce_sorted=False)
         if full_sequence:
             return x
+        assert lengths is not None
         by_step = x.transpose(0, 1) if self._batch_first else x
-        if lengths is None:
-            return by_step[-1]
         return by_step[lengths.to(x.device) - 1, torch.arange(len(lengths), device=x.device)]
