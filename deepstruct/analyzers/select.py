@@ -12,6 +12,7 @@ from deepstruct.analyzers.values import plain_value
 from deepstruct.engine.budget import limited
 from deepstruct.errors import BudgetError, CapacityError, MetricError, PluginError
 from deepstruct.metrics.base import AnalysisContext, Analyzer, Measured, Metric, MetricValue, Skipped
+from deepstruct.structure.vectors import LARGE, give_back
 
 if TYPE_CHECKING:
     from deepstruct.structure.graph import StructureGraph
@@ -206,6 +207,8 @@ class _Bench:
             began = time.perf_counter()
             with self._guarded(metric):
                 result = metric.compute(view)
+            if self.graph.num_slots >= LARGE:  # or what one metric has freed is there beside what the next one needs
+                give_back()
             seconds = time.perf_counter() - began
         measured = result if isinstance(result, Measured) else Measured(result, exact=metric.exact)
         return MetricValue(

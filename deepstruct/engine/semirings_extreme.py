@@ -28,10 +28,12 @@ from deepstruct.structure.operators import (
     ScoreOperator,
     Separable,
     Sparse,
+    WeightMode,
     alive,
 )
 
 _PIECE = 1 << 22  # values that are compared at a time
+_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)  # types whose numbers float32 holds
 
 Index: TypeAlias = "tuple[EllipsisType | slice | int, ...]"
 Length = Literal["none", "abs", "neglog"]
@@ -134,13 +136,36 @@ class Extreme(Semiring):
     def _compiled(
         self, op: EdgeOperator, values: torch.Tensor, transpose: bool, shape: tuple[int, ...]
     ) -> torch.Tensor | None:
-        """Labels by the kernel of longest paths, which adds 1 on the way."""
-        if self.dtype != torch.int32 or not native.available():
+        """Labels by the kernel of longest paths, which adds 1 on the way; widest paths by their own."""
+        if not native.available():
+            return None
+        if self.bottleneck and self.largest:
+            return self._widest(op, values, transpose, shape)
+        if self.dtype != torch.int32:
             return None
         out = torch.empty(shape, dtype=torch.int32)
         if not native.push(op, "max_i32", values, out, transpose=transpose, join=False):
             return None
         return torch.where(out >= 0, out - 1, out)
+
+    def _widest(
+        self, op: EdgeOperator, values: torch.Tensor, transpose: bool, shape: tuple[int, ...]
+    ) -> torch.Tensor | None:
+        """Widest paths in float32, which rounds nothing: a width is one of the weights, or has no bound."""
+        weighted = op.weighted and op.weight is not None
+        if weighted:
+            assert op.weight is not None
+            tensor = op.weight.tensor
+            if tensor.is_meta or tensor.dtype not in _IN_FLOAT32 or bool(tensor.isnan().any()):
+                return None
+        narrow = values.clamp(min=0).to(torch.float32)  # 0 stands for no path
+        if bool((narrow != values.clamp(min=0)).any()):
+            return None
+        out = torch.empty(shape, dtype=torch.float32)
+        mode: WeightMode = "abs" if weighted else "pattern"
+        if not native.push(op, "widest_f32", narrow, out, transpose=transpose, mode=mode, join=False):
+            return None
+        return torch.where(out > 0, out.to(self.dtype), self._nothing())
 
     def _matmul(self, op: Matmul, values: torch.Tensor, transpose: bool) -> torch.Tensor:
         if op.weight is not None:

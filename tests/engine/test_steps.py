@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+import deepstruct
 from deepstruct.engine import sweep
 from deepstruct.engine.adjacency import adjacency_action
 from deepstruct.engine.semiring import Counting
 from deepstruct.engine.semirings_extreme import HEAVIEST, LABELS, LIGHTEST, REGISTERS, STRONGEST, WEAKEST, WIDEST
 from deepstruct.engine.semirings_words import WORDS, mark, popcount, present
 from deepstruct.engine.steps import Steps
+from deepstruct.structure.operators import WeightRef
 from tests.engine.explicit import carried, neighbors, net, slots_of
+from tests.random_nets import random_net
 
 SEEDS = range(40)
 
@@ -93,6 +96,22 @@ def test_weighted_lengths_and_widths(seed):
                 onward[u] = best(onward[u], along(onward[v], w))
         start = torch.where(graph.is_output, begin, semiring.zero).double()
         assert np.allclose(graph.slots_to_nodes(sweep(graph, start, semiring, transpose=True)), onward, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:6])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_widths_are_the_same_without_kernels(seed, dtype, monkeypatch):
+    """Weights of float32 run through the kernel, those of float64 are rounded nowhere."""
+    graph = deepstruct.extract(*random_net(seed))
+    for op in graph.operators:
+        if op.weight is not None and op.weight.tensor.is_floating_point():
+            op.weight = WeightRef(op.weight.key, op.weight.tensor.to(getattr(torch, dtype)))
+    start = torch.where(graph.is_source, math.inf, -math.inf).double()
+    back = torch.where(graph.is_output, math.inf, -math.inf).double()
+    found = sweep(graph, start, WIDEST), sweep(graph, back, WIDEST, transpose=True)
+    monkeypatch.setenv("DEEPSTRUCT_NATIVE", "0")
+    assert torch.equal(found[0], sweep(graph, start, WIDEST))
+    assert torch.equal(found[1], sweep(graph, back, WIDEST, transpose=True))
 
 
 def test_words_of_nodes_are_slots():

@@ -16,13 +16,10 @@ from deepstruct.structure.operators import EdgeOperator
 from deepstruct.structure.reader import Progress, Reader
 from deepstruct.structure.rules.dispatch import Dispatcher
 from deepstruct.structure.settings import Settings
-from deepstruct.structure.vectors import give_back
+from deepstruct.structure.vectors import LARGE, give_back
 
 if TYPE_CHECKING:
     from deepstruct.trace import OpGraph
-
-
-_LARGE = 1 << 23  # slots; the tables behind smaller graphs are soon used again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +48,7 @@ class ZerothOrder:
             uncut = _read(trace, everything, registry, None)
             settings = _with_threshold(settings, uncut.operators)
         graph = _read(trace, settings, registry, progress)
-        if graph.num_slots >= _LARGE:
+        if graph.num_slots >= LARGE:
             give_back()
         return graph
 
