@@ -207,7 +207,7 @@ class _Bench:
             began = time.perf_counter()
             with self._guarded(metric):
                 result = metric.compute(view)
-            if self.graph.num_slots >= LARGE:  # or what one metric has freed is there beside what the next one needs
+            if self.graph.num_nodes >= LARGE:  # or what one metric has freed is there beside what the next one needs
                 give_back()
             seconds = time.perf_counter() - began
         measured = result if isinstance(result, Measured) else Measured(result, exact=metric.exact)

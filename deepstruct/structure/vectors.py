@@ -17,7 +17,7 @@ _DTYPES = {
     torch.float32: np.float32, torch.float64: np.float64,
 }  # fmt: skip
 
-LARGE = 1 << 23  # slots; pages behind smaller graphs are soon used again
+LARGE = 1 << 23  # slots, or nodes; pages behind smaller graphs are soon used again
 
 
 def empty(size: int, dtype: torch.dtype) -> torch.Tensor:
