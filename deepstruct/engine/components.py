@@ -56,8 +56,11 @@ def _floods(graph: StructureGraph, rest: torch.Tensor, alone: int) -> Iterator[t
         if not bool(rest.any()):
             return
         start = vectors.full(graph.num_slots, torch.uint8)
-        start[int(np.argmax(rest.numpy()))] = 1
-        marked = fixpoint(graph, start, most=there - alone if k == 0 else None) > 0
+        # an output reads a whole layer at once in most networks, an input is read through a few windows
+        ends = rest & graph.is_output
+        start[int(np.argmax((ends if bool(ends.any()) else rest).numpy()))] = 1
+        most = there - alone if k == 0 else None
+        marked = fixpoint(graph, start, directions=(True, False), most=most) > 0
         marked &= graph.is_node
         rest &= ~marked
         yield marked

@@ -27,11 +27,27 @@ def of_ones(op: EdgeOperator, *, transpose: bool = False, magnitudes: bool = Fal
         return None
     if isinstance(op, Conv):
         table = _by_channel(op.live, magnitudes, first=op.transposed == transpose)
-        return _over_positions(op, table, transpose)
+        return _by_position(op, table, transpose).expand((op.source if transpose else op.target).shape)
     if isinstance(op, Matmul):
         table = _by_channel(op.live, magnitudes, first=op.outer_first != transpose)
         return table[:, 0].expand((op.source if transpose else op.target).shape)
     return None
+
+
+def of_any(op: EdgeOperator, *, transpose: bool = False) -> torch.Tensor | None:
+    """Where A 1 (A' 1 when transposed) is not zero: boolean, to be broadcast to the operator's target (source).
+
+    Without the channels where these agree, and a single value where all do. None as in `of_ones`.
+    """
+    if not isinstance(op, Conv | Matmul) or op.live is None or op.source.numel == 0 or op.target.numel == 0:
+        return None
+    if isinstance(op, Conv):
+        table = _by_channel(op.live, False, first=op.transposed == transpose) > 0
+        alike = bool((table == table[:1]).all())
+        found = _by_position(op, (table[:1] if alike else table).to(torch.float64), transpose) > 0
+    else:
+        found = _by_channel(op.live, False, first=op.outer_first != transpose)[:, 0] > 0
+    return torch.ones((), dtype=torch.bool) if bool(found.all()) else found
 
 
 def _by_channel(live: Live, magnitudes: bool, first: bool) -> torch.Tensor:
@@ -40,7 +56,7 @@ def _by_channel(live: Live, magnitudes: bool, first: bool) -> torch.Tensor:
     return (rows if first else columns.flatten(0, 1)).to(torch.float64)
 
 
-def _over_positions(op: Conv, table: torch.Tensor, transpose: bool) -> torch.Tensor:
+def _by_position(op: Conv, table: torch.Tensor, transpose: bool) -> torch.Tensor:
     """From sums by channel and tap to sums by channel and position."""
     side = op.source if transpose else op.target
     out = table.reshape(-1, *op.kernel)
@@ -49,7 +65,7 @@ def _over_positions(op: Conv, table: torch.Tensor, transpose: bool) -> torch.Ten
         inside = torch.zeros(size, side.shape[2 + axis], dtype=torch.float64)
         inside[tap, source if transpose else target] = 1  # a tap joins a position with one other at most
         out = torch.tensordot(out, inside, ([1], [0]))  # the next axis is in front again
-    return out.expand(side.shape)
+    return out
 
 
 def used_number(op: EdgeOperator, ends: tuple[torch.Tensor, torch.Tensor] | None = None) -> int | None:

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from deepstruct import _native
@@ -38,6 +39,10 @@ DTYPES = {
     "min_f32": (torch.float32,), "max_f32": (torch.float32,),
 }  # fmt: skip
 _WEIGHTED = {"sum_f32", "sum_f64", "widest_f32", "min_f32", "max_f32"}
+# What arrives is one of the values that were sent (and 1 for the edge): what stands for nothing there.
+_SELECTING = {
+    "or_u8": 0, "or_u64": 0, "min_u16": 65535, "max_u16": 0, "min_i32": 2**31 - 1, "max_i32": -1,
+}  # fmt: skip
 _LENGTHS = {"min_u16", "max_u16", "min_i32", "max_i32", "min_f32", "max_f32"}
 # Share of weights above which torch's dense product is faster than going from entry to entry (measured).
 _DENSE = {"sum_f32": 0.3, "sum_f64": 0.35}
@@ -146,6 +151,8 @@ def push(
     plan = _CACHE.get(op)
     if semiring in _DENSE and _torch_is_faster(op, plan, semiring, weighted):
         return False
+    if semiring in _SELECTING and _of_one_value(call, op, plan, source, out, transpose, join):
+        return True
     try:
         before = len(plan.passes) + len(plan.values)
         steps = plans.passes(graph, op, plan, transpose, weighted)
@@ -170,6 +177,31 @@ def _torch_is_faster(op: EdgeOperator, plan: plans.Plan, semiring: str, weighted
     if not weighted and getattr(op, "dense", False):
         return False  # channels are added up once
     return plans.alive_share(op, plan) > _DENSE[semiring]
+
+
+def _of_one_value(
+    call: _Call, op: EdgeOperator, plan: plans.Plan, source: torch.Tensor, out: torch.Tensor, transpose: bool,
+    join: bool,
+) -> bool:  # fmt: skip
+    """Run an operator that reads one value everywhere: it arrives wherever there is an edge, no pattern is compiled."""
+    if source.numel() == 0 or out.numel() == 0:
+        return False
+    values = source.numpy()
+    first, last = values[(0,) * values.ndim], values[(-1,) * values.ndim]
+    if first != last or values.min() != values.max():
+        return False
+    nothing = np.array(_SELECTING[call.semiring]).astype(values.dtype)
+    if join and first == nothing:
+        return True
+    known = transpose in plan.joined
+    where = plans.joined(op, plan, transpose)
+    if where is None:
+        return False
+    if not known:
+        _CACHE.trim(keep=plan)
+    arriving = torch.from_numpy(np.where(where.numpy(), first, nothing).astype(values.dtype, copy=False))
+    call.copy(arriving.expand(out.shape), out, join, call.semiring in _LENGTHS)
+    return True
 
 
 class _Call:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from deepstruct.engine.contractions import of_any
 from deepstruct.structure.operators import Conv, EdgeOperator, Matmul, Separable, Sparse, WeightMode, WeightRef, alive
 from deepstruct.structure.operators.base import as_numbers
 from deepstruct.structure.operators.contraction import Contraction, stamp_of
@@ -38,18 +39,21 @@ class Plan:
     Attributes:
         passes: by (transposed, with weights).
         values: weights beside the entries, by (transposed, mode, dtype).
+        joined: what has an edge at all, by direction (see `joined`).
     """
 
     stamp: tuple[object, ...]
     passes: dict[tuple[bool, bool], list[Pass]] = field(default_factory=dict)
     values: dict[tuple[bool, str, torch.dtype], torch.Tensor] = field(default_factory=dict)
+    joined: dict[bool, torch.Tensor | None] = field(default_factory=dict)
     alive_share: float | None = None
     used: int = 0
 
     def bytes(self) -> int:
         """Memory of the compiled form."""
         patterns = sum(p.pattern.bytes for passes in self.passes.values() for p in passes)
-        return patterns + sum(v.numel() * v.element_size() for v in self.values.values())
+        marks = sum(m.numel() for m in self.joined.values() if m is not None)
+        return patterns + marks + sum(v.numel() * v.element_size() for v in self.values.values())
 
 
 class PlanCache:
@@ -131,6 +135,13 @@ def values(op: EdgeOperator, plan: Plan, transpose: bool, mode: WeightMode, dtyp
         index = torch.from_numpy(only.pattern.weight_index).to(torch.int64)
         plan.values[key] = as_numbers(tensor.reshape(-1)[index], mode, dtype).contiguous()
     return plan.values[key]
+
+
+def joined(op: EdgeOperator, plan: Plan, transpose: bool) -> torch.Tensor | None:
+    """Where the side that is written has an edge at all, boolean, to be broadcast; None if that takes the pattern."""
+    if transpose not in plan.joined:
+        plan.joined[transpose] = of_any(op, transpose=transpose)
+    return plan.joined[transpose]
 
 
 def alive_share(op: EdgeOperator, plan: Plan) -> float:

@@ -95,6 +95,18 @@ def test_of_ones(name: str, share: float, transpose: bool) -> None:
     torch.testing.assert_close(sizes, run(ones, "abs"), rtol=1e-10, atol=1e-10)
 
 
+@CASES
+@SHARES
+@pytest.mark.parametrize("transpose", [False, True])
+def test_of_any(name: str, share: float, transpose: bool) -> None:
+    op = pruned(name, share)
+    read, written = (op.target, op.source) if transpose else (op.source, op.target)
+    counts = (op.backward if transpose else op.forward)(torch.ones(read.shape, dtype=torch.float64))
+    found = contractions.of_any(op, transpose=transpose)
+    assert found is not None
+    assert torch.equal(found.expand(written.shape), counts.round() > 0)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 @pytest.mark.parametrize("native", [True, False])
 def test_used_number(share: float, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import random
@@ -226,6 +227,29 @@ def test_kernels_do_what_the_edges_say(kind, seed):
                     outs.append(numbers(out))
                 assert outs[0] == wanted, (name, transpose, mode, join)
                 assert outs[1] == outs[0]
+
+
+@needs_kernels
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", ["conv", "product"])
+def test_one_value_everywhere_arrives_without_a_pattern(kind, seed):
+    rng = random.Random(f"{kind} {seed} one value")
+    op = KINDS[kind](rng)
+    while op.weight is None:  # a mix
+        op = KINDS[kind](rng)
+    native.clear()
+    for name, transpose, join in itertools.product(native._SELECTING, (False, True), (False, True)):
+        read, written = (op.target, op.source) if transpose else (op.source, op.target)
+        for value in (draw(name, (1,)), torch.tensor([NOTHING[name]]).to(native.DTYPES[name][0])):
+            x = scattered(value.expand(read.numel).reshape(read.shape), rng)
+            before = draw(name, written.shape)
+            start = numbers(before) if join else [NOTHING[name]] * before.numel()
+            out = scattered(before, rng)
+            assert native.push(op, name, x, out, transpose=transpose, join=join)
+            assert numbers(out) == expected(op, name, numbers(x), start, transpose, False), (name, transpose, join)
+    plan = native._CACHE.get(op)
+    assert set(plan.joined) == {False, True}
+    assert not plan.passes
 
 
 @needs_kernels
