@@ -20,7 +20,7 @@ KEEP_BYTES = 256 << 20  # Lanczos vectors are kept, and kept orthogonal, while t
 
 @dataclass(frozen=True)
 class Ritz:
-    """An approximate eigenpair: some eigenvalue of the map lies within `residual` of `value`."""
+    """An approximate eigenpair: some eigenvalue of the map lies within `residual` of `value` (see `extreme`)."""
 
     value: float
     residual: float
@@ -36,7 +36,7 @@ def plain_dot(left: torch.Tensor, right: torch.Tensor) -> float:
 def extreme(
     apply: Apply, start: torch.Tensor, *, end: Literal["largest", "smallest"] = "largest", dot: Dot = plain_dot,
     deflate: Sequence[torch.Tensor] = (), steps: int = 300, tolerance: float = 1e-8,
-    accept: Callable[[float], float] | None = None, vector: bool = False,
+    accept: Callable[[float], float] | None = None, vector: bool = False, by_gap: bool = False,
 ) -> Ritz:  # fmt: skip
     """The largest or smallest eigenvalue of a symmetric map on the Krylov space of `start`.
 
@@ -49,6 +49,9 @@ def extreme(
         tolerance: relative to the largest Ritz value in magnitude.
         accept: the absolute residual that is small enough for a value, in place of `tolerance`.
         vector: whether to return a unit eigenvector.
+        by_gap: where the value alone is wanted. It is closer than the residual r: by r^2 / gap (Kato 1949, Temple
+            1928), gap being the distance to the rest of the spectrum, for which the next Ritz value stands here. That
+            bound then is the residual.
 
     Returns:
         value 0 with residual 0 when nothing is left of `start`.
@@ -68,6 +71,9 @@ def extreme(
         scale = float(np.abs(values).max())
         value, weights = float(values[pick]), vectors[:, pick]
         residual = float(run.betas[-1] * abs(weights[-1]))
+        if by_gap and len(values) > 2:
+            gap = float(np.delete(np.abs(values - value), pick).min())
+            residual = residual * min(1.0, residual / gap) if gap > 0 else residual
         small = accept(value) if accept is not None else tolerance * scale
         converged = residual <= max(small, 1e-14 * scale) or run.done
         if converged or budget.expired():

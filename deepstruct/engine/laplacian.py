@@ -66,7 +66,7 @@ def laplacian_radius(
 ) -> Ritz:
     """Largest Laplacian eigenvalue of the whole graph."""
     start = start * has_vector_entry(graph)
-    return extreme(lambda x: laplacian(graph, degree, x), start, steps=steps, tolerance=tolerance)
+    return extreme(lambda x: laplacian(graph, degree, x), start, steps=steps, tolerance=tolerance, by_gap=True)
 
 
 def normalized_gap(

@@ -114,6 +114,24 @@ def test_lanczos_with_and_without_its_basis(keep, end, monkeypatch):
     assert again.value == pytest.approx(float(values[-2 if end == "largest" else 1]), rel=1e-8)
 
 
+@pytest.mark.parametrize("end", ["largest", "smallest"])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_gap_bounds_the_error_of_a_value(seed, end):
+    """Fewer steps than the residual asks for, and no further from the eigenvalue than is told."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = (torch.rand(400, 400, generator=generator, dtype=torch.float64) < 0.05).double().triu(1)
+    matrix = matrix + matrix.T
+    start = torch.rand(400, generator=generator, dtype=torch.float64)
+    value = float(torch.linalg.eigvalsh(matrix)[-1 if end == "largest" else 0])
+    found, slow = (
+        extreme(lambda v: matrix @ v, start, end=end, tolerance=1e-7, by_gap=by_gap) for by_gap in (True, False)
+    )
+    assert found.converged
+    assert found.steps < slow.steps
+    assert abs(found.value - value) <= found.residual <= 1e-7 * 30
+    assert found.value == pytest.approx(value, rel=1e-7)
+
+
 def test_an_iteration_that_stops_early_says_so():
     graph = deepstruct.extract(nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 5)), torch.randn(1, 30))
     found = measure(graph, spectral, "algebraic_connectivity", max_iterations=2)

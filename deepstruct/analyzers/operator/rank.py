@@ -34,8 +34,9 @@ def _alpha(view: OperatorView, run: Iteration) -> tuple[float, str]:
         return float(given), f"alpha = {float(given):g}"
     ones = ones_on_nodes(view.graph)
     radius = extreme(
-        lambda x: symmetric_action(view.graph, x), ones, dot=run.dot, steps=run.steps, tolerance=run.tolerance
-    ).value
+        lambda x: symmetric_action(view.graph, x), ones, dot=run.dot, steps=run.steps, tolerance=run.tolerance,
+        by_gap=True,
+    ).value  # fmt: skip
     alpha = 0.9 / radius if radius > 0 else 0.9
     return alpha, f"alpha = {alpha:.12g} = 0.9 / spectral radius of the undirected graph"
 
