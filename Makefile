@@ -80,7 +80,8 @@ check:
 $(VENV)/bin/python: | check
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/base.stamp: pyproject.toml setup.py requirements/base.txt | $(VENV)/bin/python
+# The sources of the kernels are among them: a library that was built from others is refused, and all is slow.
+$(VENV)/base.stamp: pyproject.toml setup.py requirements/base.txt $(shell find csrc -type f) | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -r requirements/base.txt
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $@

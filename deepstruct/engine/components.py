@@ -75,21 +75,34 @@ def _label(graph: StructureGraph, labels: torch.Tensor, rest: torch.Tensor) -> N
 def _by_largest(graph: StructureGraph, labels: torch.Tensor, rest: torch.Tensor) -> None:
     """Every node takes the largest slot number in its component: sweeps to and fro until nothing changes."""
     slots = torch.full((graph.num_slots,), -1, dtype=torch.int32)
-    slots[rest] = rest.nonzero().reshape(-1).to(torch.int32)
-    slots = _shared(graph, slots, rest)
+    here = rest.nonzero().reshape(-1)
+    slots[here] = here.to(torch.int32)
+    slots = _shared(graph, slots)
     while True:
         budget.check()
         before = slots.clone()
         for transpose in (False, True):
             for op in reversed(graph.operators) if transpose else graph.operators:
                 push(graph, op, slots, LABELS, transpose=transpose)
-            slots = _shared(graph, slots, rest)
+            slots = _shared(graph, slots)
         if torch.equal(slots, before):
             break
+        _hook(slots, before, here)
     labels[rest] = slots[rest].to(torch.int64)
 
 
-def _shared(graph: StructureGraph, slots: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+def _hook(slots: torch.Tensor, before: torch.Tensor, here: torch.Tensor) -> None:
+    """Who was the largest of some nodes hears what they hear, and all of them take its number, which is theirs by now.
+
+    Sweeps alone carry a number as far as layers go, but only a window further across them. With this, the number of
+    sweeps grows with the logarithm of the way (Shiloach and Vishkin, 1982).
+    """
+    slots.scatter_reduce_(0, before[here].long(), slots[here], "amax")
+    for _ in range(2):
+        slots[here] = slots[slots[here].long()]
+
+
+def _shared(graph: StructureGraph, slots: torch.Tensor) -> torch.Tensor:
     """Parts of a sum and the sum are one node."""
     if graph.parent is None:
         return slots
