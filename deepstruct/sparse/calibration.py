@@ -89,7 +89,8 @@ def crossovers() -> Table:
 
 
 def cache_file() -> Path:
-    return extension.user_path().parent / "crossover.json"
+    """One for each number of threads: workers with one thread and their parent with all must not take turns."""
+    return extension.user_path().parent / f"crossover-{torch.get_num_threads()}.json"
 
 
 def measure() -> Table:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from deepstruct.errors import InputError
-from deepstruct.sparse import extension
+from deepstruct.sparse import calibration, extension
 from deepstruct.sparse.checks import check_backend, check_input, check_mask
 from deepstruct.sparse.layout import coordinates
 from deepstruct.sparse.plan import DenseProduct, SparseProduct, plan_of
@@ -41,11 +41,14 @@ def masked_linear(
     if x.dtype != weight.dtype:
         raise InputError(f"the input is {x.dtype}, the weight {weight.dtype}: convert one of them")
     plan = plan_of(mask)
-    flat = _rows(x)
-    product = SparseProduct if plan.wants_sparse(backend, len(flat), dtype) else DenseProduct
-    if product is SparseProduct:
+    sparse = plan.wants_sparse(backend, math.prod(x.shape[:-1]), dtype)
+    if backend == "auto" and not sparse and weight.numel() < calibration.SMALLEST:
+        # Fresh memory for a small product costs less than keeping books on it.
+        return linear(x, weight * plan.float_mask(weight), bias)
+    if sparse:
         extension.tell_once()
-    return product.apply(flat, weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
+    product = SparseProduct if sparse else DenseProduct
+    return product.apply(_rows(x), weight, mask, bias, plan).view(*x.shape[:-1], weight.shape[0])
 
 
 def sparse_linear(

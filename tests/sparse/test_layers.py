@@ -101,6 +101,25 @@ def test_a_graph_keeps_the_weights_of_its_forward(backend):
         torch.autograd.grad(y.sum(), x, create_graph=True)
 
 
+@pytest.mark.parametrize("shape", [(30,), (4, 30), (2, 3, 30), (0, 30)])
+def test_small_layers_choose_what_the_dense_one_computes(shape):
+    layer, x = masked_layer(backend="auto"), torch.randn(shape, requires_grad=True)
+    other = copy.deepcopy(layer)
+    other.backend = "dense"
+    for _ in range(2):
+        results = []
+        for each in (layer, other):
+            x.grad = each.weight.grad = each.bias.grad = None
+            y = each(x)
+            y.square().sum().backward()
+            results.append((y.detach(), x.grad, each.weight.grad, each.bias.grad))
+            (grad,) = torch.autograd.grad(each(x).square().sum(), x, create_graph=True)
+            results[-1] += torch.autograd.grad(grad.square().sum(), each.weight)
+        torch.testing.assert_close(*results)
+        for each in (layer, other):
+            each.mask[0, :] = ~each.mask[0, :]  # noticed by both
+
+
 def test_seed_names():
     layer = MaskedLinearLayer(5, 7, keep_layer_input=True)
     assert {name for name, _ in layer.named_parameters()} == {"weight", "bias"}
