@@ -75,7 +75,7 @@ def measure(case: Case, rounds: int, seconds: float) -> dict[str, tuple[float, f
                 middle = clock()
                 y.backward(grad)
                 end = clock()
-            except (RuntimeError, ValueError, NotImplementedError) as error:
+            except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
                 print(f"{name} drops out: {type(error).__name__}: {str(error)[:100]}", file=sys.stderr)
                 del running[name], times[name]
                 continue
