@@ -50,8 +50,8 @@ def extreme(
         accept: the absolute residual that is small enough for a value, in place of `tolerance`.
         vector: whether to return a unit eigenvector.
         by_gap: where the value alone is wanted. It is closer than the residual r: by r^2 / gap (Kato 1949, Temple
-            1928), gap being the distance to the rest of the spectrum, for which the next Ritz value stands here. That
-            bound then is the residual.
+            1928), gap being the distance to the rest of the spectrum. The next Ritz value stands for that here, so the
+            bound, which then is the residual, is an estimate.
 
     Returns:
         value 0 with residual 0 when nothing is left of `start`.

@@ -158,8 +158,9 @@ class Extreme(Semiring):
             tensor = op.weight.tensor
             if tensor.is_meta or tensor.dtype not in _IN_FLOAT32 or bool(tensor.isnan().any()):
                 return None
-        narrow = values.clamp(min=0).to(torch.float32)  # 0 stands for no path
-        if bool((narrow != values.clamp(min=0)).any()):
+        wide = values.clamp(min=0)  # 0 stands for no path
+        narrow = wide.to(torch.float32)
+        if bool((narrow != wide).any()):
             return None
         out = torch.empty(shape, dtype=torch.float32)
         mode: WeightMode = "abs" if weighted else "pattern"
