@@ -21,10 +21,12 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-const deepstruct::Parallel kParallel = [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
-  if (tasks == 1) return body(0, 1);
-  torch::stable::parallel_for(0, tasks, 1, body);
-};
+const deepstruct::Parallel kParallel = {
+    [](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
+      if (tasks == 1) return body(0, 1);
+      torch::stable::parallel_for(0, tasks, 1, body);
+    },
+    [] { return static_cast<int64_t>(torch::stable::get_num_threads()); }};
 
 template <typename T>
 const T* data(const Tensor& tensor) {
@@ -43,14 +45,14 @@ void expect(const Tensor& tensor, ScalarType dtype, const char* name) {
 deepstruct::Layout layout_of(const Tensor& table, const Tensor& row_ids, const Tensor& columns) {
   expect(table, ScalarType::Int, "table");
   expect(row_ids, ScalarType::Int, "row_ids");
-  expect(columns, ScalarType::Byte, "columns");
   STD_TORCH_CHECK(table.numel() >= deepstruct::kHeader + 3, "deepstruct: the table is too short");
   const int32_t* t = data<int32_t>(table);
   const int64_t tiles = static_cast<int64_t>(t[5]) * t[6];
   STD_TORCH_CHECK(t[0] == deepstruct::kVersion && tiles >= 0 && t[7] >= 0 &&
                       table.numel() == deepstruct::kHeader + 3 * (tiles + 1) + 2 * static_cast<int64_t>(t[7]),
                   "deepstruct: the table is no layout of this version");
-  const deepstruct::Layout layout = deepstruct::view(t, data<int32_t>(row_ids), data<uint8_t>(columns));
+  const deepstruct::Layout layout = deepstruct::view(t, data<int32_t>(row_ids), columns.data_ptr());
+  expect(columns, wide(layout) ? ScalarType::Short : ScalarType::Byte, "columns");
   STD_TORCH_CHECK(layout.row_start[tiles] == row_ids.numel() && layout.value_start[tiles] == columns.numel(),
                   "deepstruct: the table does not fit its rows and columns");
   return layout;
@@ -385,8 +387,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> build_layout(Tensor starts, Tensor in
                   "deepstruct: the row starts do not end at the number of indices");
   const deepstruct::Built built = deepstruct::build(starts.numel() - 1, cols, static_cast<int32_t>(block),
                                                     data<int64_t>(starts), data<int64_t>(indices));
-  return {copy_of(built.table, starts, ScalarType::Int), copy_of(built.row_ids, starts, ScalarType::Int),
-          copy_of(built.columns, starts, ScalarType::Byte), copy_of(built.order, starts, ScalarType::Int)};
+  const bool wide = block > deepstruct::kNarrow;
+  Tensor columns = torch::stable::new_empty(starts, {static_cast<int64_t>(built.order.size())},
+                                            wide ? ScalarType::Short : ScalarType::Byte);
+  std::copy(built.columns.begin(), built.columns.end(), static_cast<uint8_t*>(columns.data_ptr()));
+  return {copy_of(built.table, starts, ScalarType::Int), copy_of(built.row_ids, starts, ScalarType::Int), columns,
+          copy_of(built.order, starts, ScalarType::Int)};
 }
 
 }  // namespace

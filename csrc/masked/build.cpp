@@ -1,13 +1,14 @@
 #include "build.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 namespace deepstruct {
 
 Built build(int64_t rows, int64_t cols, int32_t block, const int64_t* starts, const int64_t* indices) {
   if (rows < 0 || cols < 0 || rows > INT32_MAX || cols > INT32_MAX) throw std::invalid_argument("sizes past 32 bits");
-  if (block < 1 || block > 256) throw std::invalid_argument("blocks have 1 to 256 columns");
+  if (block < 1 || block > kWidest) throw std::invalid_argument("blocks have 1 to 32768 columns");
   if (starts[0] != 0 || starts[rows] > INT32_MAX) throw std::invalid_argument("more than 2^31 - 1 values");
   for (int64_t r = 0; r < rows; ++r) {
     if (starts[r] > starts[r + 1]) throw std::invalid_argument("row starts descend");
@@ -19,8 +20,13 @@ Built build(int64_t rows, int64_t cols, int32_t block, const int64_t* starts, co
   const int32_t blocks = static_cast<int32_t>((cols + block - 1) / block);
   const int64_t tiles = static_cast<int64_t>(panels) * blocks;
   Built out;
-  out.columns.reserve(starts[rows]);
+  out.columns.reserve(starts[rows] * (block > kNarrow ? 2 : 1));
   out.order.reserve(starts[rows]);
+  const auto push = [&](uint16_t column) {
+    uint8_t bytes[2] = {static_cast<uint8_t>(column), 0};
+    if (block > kNarrow) std::memcpy(bytes, &column, 2);
+    out.columns.insert(out.columns.end(), bytes, bytes + (block > kNarrow ? 2 : 1));
+  };
   std::vector<int32_t> run_start{0}, row_start{0}, value_start{0}, runs;
   std::vector<int64_t> cursor(starts, starts + rows);  // where each row's next entry is
   std::vector<int32_t> count(kPanel), first(block + 2);
@@ -50,14 +56,14 @@ Built build(int64_t rows, int64_t cols, int32_t block, const int64_t* starts, co
         out.row_ids.push_back(static_cast<int32_t>(r));
         for (int k = 0; k < count[r]; ++k) {
           const int64_t entry = cursor[top + r] + k;
-          out.columns.push_back(static_cast<uint8_t>(indices[entry] - left));
+          push(static_cast<uint16_t>(indices[entry] - left));
           out.order.push_back(static_cast<int32_t>(entry));
         }
         cursor[top + r] += count[r];
       }
       run_start.push_back(static_cast<int32_t>(runs.size() / 2));
       row_start.push_back(static_cast<int32_t>(out.row_ids.size()));
-      value_start.push_back(static_cast<int32_t>(out.columns.size()));
+      value_start.push_back(static_cast<int32_t>(out.order.size()));
     }
   }
   out.table = {kVersion, static_cast<int32_t>(rows), static_cast<int32_t>(cols), kPanel, block, panels, blocks,

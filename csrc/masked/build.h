@@ -12,7 +12,7 @@ namespace deepstruct {
 struct Built {
   std::vector<int32_t> table;
   std::vector<int32_t> row_ids;
-  std::vector<uint8_t> columns;
+  std::vector<uint8_t> columns;  // bytes: one for each value, two in wide blocks
   std::vector<int32_t> order;  // value k of the layout is entry order[k] of the compressed rows
 };
 

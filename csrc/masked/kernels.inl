@@ -96,9 +96,9 @@ template <typename T>
 void pack(const T* matrix, int64_t stride, int batch, int units, int64_t begin, int64_t end, T* tile) {
   constexpr int n = lanes<T>();
   const int width = units * (kUnit / static_cast<int>(sizeof(T)));
-  int64_t f = begin;
-  for (; f + n <= end; f += n) {
-    for (int b = 0; b < width; b += n) {
+  const int64_t whole = begin + (end - begin) / n * n;
+  for (int b = 0; b < width; b += n) {
+    for (int64_t f = begin; f < whole; f += n) {
       Vector<T> v[n];
       if (b + n <= batch) {
 #pragma GCC unroll 16
@@ -111,7 +111,7 @@ void pack(const T* matrix, int64_t stride, int batch, int units, int64_t begin, 
       for (int i = 0; i < n; ++i) store(tile + (f + i) * width + b, v[i]);
     }
   }
-  for (; f < end; ++f)
+  for (int64_t f = whole; f < end; ++f)
     for (int b = 0; b < width; ++b) tile[f * width + b] = b < batch ? matrix[b * stride + f] : T(0);
 }
 
@@ -119,12 +119,13 @@ template <typename T>
 void unpack(const T* tile, int units, int64_t begin, int64_t end, T* matrix, int64_t stride, int batch) {
   constexpr int n = lanes<T>();
   const int width = units * (kUnit / static_cast<int>(sizeof(T)));
-  int64_t f = begin;
-  for (; f + n <= end; f += n, tile += n * width) {
-    for (int b = 0; b < batch; b += n) {
+  const int64_t whole = begin + (end - begin) / n * n;
+  for (int b = 0; b < batch; b += n) {
+    const T* from = tile + b;
+    for (int64_t f = begin; f < whole; f += n, from += n * width) {
       Vector<T> v[n];
 #pragma GCC unroll 16
-      for (int i = 0; i < n; ++i) v[i] = load(tile + i * width + b);
+      for (int i = 0; i < n; ++i) v[i] = load(from + i * width);
       transpose_square<T>(v);
       if (b + n <= batch) {
 #pragma GCC unroll 16
@@ -134,8 +135,8 @@ void unpack(const T* tile, int units, int64_t begin, int64_t end, T* matrix, int
       }
     }
   }
-  for (; f < end; ++f, tile += width)
-    for (int b = 0; b < batch; ++b) matrix[b * stride + f] = tile[b];
+  for (int64_t f = whole; f < end; ++f)
+    for (int b = 0; b < batch; ++b) matrix[b * stride + f] = tile[(f - begin) * width + b];
 }
 
 // ---- products ------------------------------------------------------------------------------------------------
@@ -146,19 +147,40 @@ INLINE void load_row(const T* p, Vector<T>* v) {
   for (int i = 0; i < N; ++i) v[i] = load(p + i * lanes<T>());
 }
 
-// Where byte i of some that were read as one number (of four bytes) is in it.
-INLINE int nth_byte(int i) {
+template <int Bytes>
+struct Unsigned;
+template <>
+struct Unsigned<2> {
+  typedef uint16_t type;
+};
+template <>
+struct Unsigned<4> {
+  typedef uint32_t type;
+};
+template <>
+struct Unsigned<8> {
+  typedef uint64_t type;
+};
+
+// The next G columns, read as one number, since loads are what is short.
+template <typename C, int G>
+struct Columns {
+  typename Unsigned<G * sizeof(C)>::type all;
+  INLINE explicit Columns(const C* p) { __builtin_memcpy(&all, p, sizeof all); }
+  INLINE C operator[](int i) const {
+    constexpr int bits = 8 * sizeof(C);
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  return 8 * i;
+    return static_cast<C>(all >> bits * i);
 #else
-  return 24 - 8 * i;
+    return static_cast<C>(all >> bits * (G - 1 - i));
 #endif
-}
+  }
+};
 
 // A plain pointer in one register: with base and index apart, each use of it would cost two micro-operations.
 template <typename T, int Width>
-INLINE const T* row_at(const T* base, uint8_t index) {
-  const T* p = base + static_cast<uint32_t>(index) * static_cast<uint64_t>(Width);
+INLINE const T* row_at(const T* base, uint32_t index) {
+  const T* p = base + index * static_cast<uint64_t>(Width);
   __asm__("" : "+r"(p));
   return p;
 }
@@ -187,18 +209,17 @@ INLINE void add_multiple(Vector<T>* sum, T value, const T* p) {
 }
 
 // One row: N vectors of the batch stay in registers. Columns are read four at a time, since loads are what is short.
-template <typename T, int N>
-INLINE void gather_row(int count, const uint8_t* columns, const T* values, const T* x, T* out) {
+template <typename T, int N, typename C>
+INLINE void gather_row(int count, const C* columns, const T* values, const T* x, T* out) {
   constexpr int width = N * lanes<T>();
   Vector<T> sum[N];
   load_row<T, N>(out, sum);
   int k = 0;
   for (; k + 4 <= count; k += 4) {
-    uint32_t four;
-    __builtin_memcpy(&four, columns + k, 4);
+    const Columns<C, 4> four(columns + k);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i)
-      add_multiple<T, N>(sum, values[k + i], row_at<T, width>(x, static_cast<uint8_t>(four >> nth_byte(i))));
+      add_multiple<T, N>(sum, values[k + i], row_at<T, width>(x, four[i]));
   }
   for (; k < count; ++k) add_multiple<T, N>(sum, values[k], row_at<T, width>(x, columns[k]));
 #pragma GCC unroll 16
@@ -213,23 +234,21 @@ constexpr bool pairs() {
 
 // Two rows of as many non-zeros: a sum waits for the one before it, and one row has too few to keep both
 // multipliers busy.
-template <typename T, int N>
-INLINE void gather_rows(int count, const uint8_t* columns, const T* values, const T* x, T* out, T* other) {
+template <typename T, int N, typename C>
+INLINE void gather_rows(int count, const C* columns, const T* values, const T* x, T* out, T* other) {
   constexpr int width = N * lanes<T>();
-  const uint8_t* more = columns + count;
+  const C* more = columns + count;
   const T* others = values + count;
   Vector<T> a[N], b[N];
   load_row<T, N>(out, a);
   load_row<T, N>(other, b);
   int k = 0;
   for (; k + 4 <= count; k += 4) {
-    uint32_t four, also;
-    __builtin_memcpy(&four, columns + k, 4);
-    __builtin_memcpy(&also, more + k, 4);
+    const Columns<C, 4> four(columns + k), also(more + k);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      add_multiple<T, N>(a, values[k + i], row_at<T, width>(x, static_cast<uint8_t>(four >> nth_byte(i))));
-      add_multiple<T, N>(b, others[k + i], row_at<T, width>(x, static_cast<uint8_t>(also >> nth_byte(i))));
+      add_multiple<T, N>(a, values[k + i], row_at<T, width>(x, four[i]));
+      add_multiple<T, N>(b, others[k + i], row_at<T, width>(x, also[i]));
     }
   }
   for (; k < count; ++k) {
@@ -242,13 +261,13 @@ INLINE void gather_rows(int count, const uint8_t* columns, const T* values, cons
   for (int i = 0; i < N; ++i) store(other + i * lanes<T>(), b[i]);
 }
 
-template <typename T, int N>
+template <typename T, int N, typename C>
 void product_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, const T* next, T* out) {
   constexpr int width = N * lanes<T>();
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
   const T* v = values + layout->value_start[tile];
-  const uint8_t* c = layout->columns + layout->value_start[tile];
+  const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
   Ahead ahead(next, static_cast<int64_t>(sizeof(T)) * layout->block * width, layout->row_start[tile + 1] - layout->row_start[tile]);
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
@@ -257,23 +276,23 @@ void product_of(const Layout* layout, const T* values, int64_t panel, int64_t bl
       for (; i + 2 <= n; i += 2, rows += 2, v += 2 * count, c += 2 * count) {
         ahead.go();
         ahead.go();
-        gather_rows<T, N>(count, c, v, x, out + rows[0] * width, out + rows[1] * width);
+        gather_rows<T, N, C>(count, c, v, x, out + rows[0] * width, out + rows[1] * width);
       }
     }
     for (; i < n; ++i, ++rows, v += count, c += count) {
       ahead.go();
-      gather_row<T, N>(count, c, v, x, out + *rows * width);
+      gather_row<T, N, C>(count, c, v, x, out + *rows * width);
     }
   }
 }
 
-template <typename T, int N>
+template <typename T, int N, typename C>
 void scatter_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* grad, T* out) {
   constexpr int width = N * lanes<T>();
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
   const T* v = values + layout->value_start[tile];
-  const uint8_t* c = layout->columns + layout->value_start[tile];
+  const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
   const T* g = grad + panel * kPanel * width;
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
@@ -355,13 +374,13 @@ INLINE void put(Vector<T> sums, T* target, bool first) {
   __builtin_memcpy(target, &total, sizeof total);
 }
 
-template <typename T, int N>
+template <typename T, int N, typename C>
 void support_of(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, const T* next, bool first,
                 T* out) {
   constexpr int width = N * lanes<T>(), g = group<T>();
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
-  const uint8_t* c = layout->columns + layout->value_start[tile];
+  const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
   T* target = out + layout->value_start[tile];
   const T* last = out + layout->value_start[tile + 1];
   Ahead ahead(next, static_cast<int64_t>(sizeof(T)) * layout->block * width,
@@ -375,11 +394,9 @@ void support_of(const Layout* layout, int64_t panel, int64_t block, const T* gra
       int k = 0;
       for (; k + g <= count; k += g) {
         Vector<T> sums[g];
-        uint32_t some = 0;
-        __builtin_memcpy(&some, c + k, g);
+        const Columns<C, g> some(c + k);
 #pragma GCC unroll 4
-        for (int j = 0; j < g; ++j)
-          sums[j] = dot<T, N>(row, row_at<T, width>(x, static_cast<uint8_t>(some >> nth_byte(j))));
+        for (int j = 0; j < g; ++j) sums[j] = dot<T, N>(row, row_at<T, width>(x, some[j]));
         put<T>(sum_lanes<T>(sums), target + k, first);
       }
       if (k == count) continue;
@@ -401,12 +418,19 @@ void support_of(const Layout* layout, int64_t panel, int64_t block, const T* gra
 
 // ---- from the number of units to the number of vectors -------------------------------------------------------
 
-#define BY_UNITS(function, ...)                                        \
-  switch (units) {                                                     \
-    case 1: return function<T, 1 * kUnit / VECTOR_BYTES>(__VA_ARGS__); \
-    case 2: return function<T, 2 * kUnit / VECTOR_BYTES>(__VA_ARGS__); \
-    case 3: return function<T, 3 * kUnit / VECTOR_BYTES>(__VA_ARGS__); \
-    default: return function<T, 4 * kUnit / VECTOR_BYTES>(__VA_ARGS__); \
+// And from the width of a block to the type of its columns.
+#define BY_UNITS_OF(C, function, ...)                                     \
+  switch (units) {                                                        \
+    case 1: return function<T, 1 * kUnit / VECTOR_BYTES, C>(__VA_ARGS__); \
+    case 2: return function<T, 2 * kUnit / VECTOR_BYTES, C>(__VA_ARGS__); \
+    case 3: return function<T, 3 * kUnit / VECTOR_BYTES, C>(__VA_ARGS__); \
+    default: return function<T, 4 * kUnit / VECTOR_BYTES, C>(__VA_ARGS__); \
+  }
+#define BY_UNITS(function, ...)                  \
+  if (wide(*layout)) {                           \
+    BY_UNITS_OF(uint16_t, function, __VA_ARGS__) \
+  } else {                                       \
+    BY_UNITS_OF(uint8_t, function, __VA_ARGS__)  \
   }
 
 template <typename T>
@@ -428,12 +452,12 @@ void support(const Layout* layout, int64_t panel, int64_t block, int units, cons
 
 // ---- one sample ----------------------------------------------------------------------------------------------
 
-template <typename T>
-void product_vector(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, T* out) {
+template <typename T, typename C>
+void product_vector_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, T* out) {
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
   const T* v = values + layout->value_start[tile];
-  const uint8_t* c = layout->columns + layout->value_start[tile];
+  const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
   const T* xs = x + block * layout->block;
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
@@ -450,12 +474,12 @@ void product_vector(const Layout* layout, const T* values, int64_t panel, int64_
   }
 }
 
-template <typename T>
-void scatter_vector(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* grad, T* out) {
+template <typename T, typename C>
+void scatter_vector_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* grad, T* out) {
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
   const T* v = values + layout->value_start[tile];
-  const uint8_t* c = layout->columns + layout->value_start[tile];
+  const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
   const T* g = grad + panel * kPanel;
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
@@ -466,11 +490,11 @@ void scatter_vector(const Layout* layout, const T* values, int64_t panel, int64_
   }
 }
 
-template <typename T>
-void support_vector(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, T* grad_values) {
+template <typename T, typename C>
+void support_vector_of(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, T* grad_values) {
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
-  const uint8_t* c = layout->columns + layout->value_start[tile];
+  const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
   T* target = grad_values + layout->value_start[tile];
   const T* g = grad + panel * kPanel;
   const T* xs = x + block * layout->block;
@@ -481,6 +505,24 @@ void support_vector(const Layout* layout, int64_t panel, int64_t block, const T*
       for (int k = 0; k < count; ++k) *target++ = value * xs[*c++];
     }
   }
+}
+
+#define BY_COLUMNS(function, ...) \
+  return wide(*layout) ? function<T, uint16_t>(__VA_ARGS__) : function<T, uint8_t>(__VA_ARGS__);
+
+template <typename T>
+void product_vector(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, T* out) {
+  BY_COLUMNS(product_vector_of, layout, values, panel, block, x, out)
+}
+
+template <typename T>
+void scatter_vector(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* grad, T* out) {
+  BY_COLUMNS(scatter_vector_of, layout, values, panel, block, grad, out)
+}
+
+template <typename T>
+void support_vector(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, T* grad_values) {
+  BY_COLUMNS(support_vector_of, layout, panel, block, grad, x, grad_values)
 }
 
 template <typename T>

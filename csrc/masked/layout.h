@@ -1,8 +1,9 @@
 // The structure of a sparse matrix as the kernels read it. No torch, no std: the per-ISA units include this.
 //
-// The matrix (rows x cols) is cut into panels of 512 rows and blocks of up to 256 columns. Within a tile
-// (one panel, one block) the rows that have non-zeros are sorted by their count, so that trip counts repeat:
-// a run (count, n) says that the next n rows have `count` non-zeros each. Tiles lie panel by panel.
+// The matrix (rows x cols) is cut into panels of 512 rows and blocks of columns. Within a tile (one panel, one block)
+// the rows that have non-zeros are sorted by their count, so that trip counts repeat: a run (count, n) says that the
+// next n rows have `count` non-zeros each. Tiles lie panel by panel. Columns within a block are numbers of 8 bits where
+// blocks have up to 256, whose activations stay in the first cache, and of 16 bits in wide ones, for the second.
 #ifndef DEEPSTRUCT_MASKED_LAYOUT_H
 #define DEEPSTRUCT_MASKED_LAYOUT_H
 
@@ -16,9 +17,9 @@
 
 namespace deepstruct {
 
-enum { kHeader = 8, kVersion = 1, kPanel = 512 };
+enum { kHeader = 8, kVersion = 1, kPanel = 512, kNarrow = 256, kWidest = 32768 };
 
-// A view of the three tensors `table` (int32), `row_ids` (int32) and `columns` (uint8).
+// A view of the three tensors `table` (int32), `row_ids` (int32) and `columns` (uint8, or int16 in wide blocks).
 //
 // table = version, rows, cols, panel, block, panels, blocks, runs,
 //         run_start[tiles + 1], row_start[tiles + 1], value_start[tiles + 1], (count, n) x runs
@@ -33,10 +34,10 @@ struct Layout {
   const int32_t* value_start;
   const int32_t* runs;
   const int32_t* row_ids;
-  const uint8_t* columns;
+  const void* columns;
 };
 
-DEEPSTRUCT_HOST_DEVICE inline Layout view(const int32_t* table, const int32_t* row_ids, const uint8_t* columns) {
+DEEPSTRUCT_HOST_DEVICE inline Layout view(const int32_t* table, const int32_t* row_ids, const void* columns) {
   Layout layout;
   layout.rows = table[1];
   layout.cols = table[2];
@@ -51,6 +52,14 @@ DEEPSTRUCT_HOST_DEVICE inline Layout view(const int32_t* table, const int32_t* r
   layout.row_ids = row_ids;
   layout.columns = columns;
   return layout;
+}
+
+// Whether columns are numbers of 16 bits.
+DEEPSTRUCT_HOST_DEVICE static inline bool wide(const Layout& layout) { return layout.block > kNarrow; }
+
+// The column of value `i` within its block.
+DEEPSTRUCT_HOST_DEVICE static inline int column_at(const Layout& layout, int64_t i) {
+  return wide(layout) ? static_cast<const uint16_t*>(layout.columns)[i] : static_cast<const uint8_t*>(layout.columns)[i];
 }
 
 }  // namespace deepstruct

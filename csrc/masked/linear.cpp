@@ -15,8 +15,15 @@
 namespace deepstruct {
 namespace {
 
-constexpr int64_t kChunk = 4;     // batch tiles that are packed at a time: bounds the scratch memory
-constexpr int64_t kTogether = 2;  // batch tiles that a product works on at a time
+constexpr int64_t kChunk = 4;     // batch tiles that are packed at a time, at most: bounds the scratch memory
+constexpr int64_t kStretch = 16;  // panels that take turns at a wide block, which stays in the second cache meanwhile
+
+// One batch tile at a time stays in the caches best; more of them where there are too few panels for all threads.
+int64_t chunk(int64_t panels, int64_t tiles, const Parallel& parallel) {
+  const int64_t threads = parallel.threads();
+  if (threads == 1) return 1;
+  return std::clamp<int64_t>((2 * threads + panels - 1) / std::max<int64_t>(panels, 1), 1, std::min(kChunk, tiles));
+}
 
 // Memory that is kept between calls: fresh pages cost more than the transposes that fill them.
 class Scratch {
@@ -79,9 +86,10 @@ struct Blocks {
   const T* at(int64_t t, int64_t b) const {
     return packed + t * tiles.full * features + b * block * tiles.units(first + t) * tiles.unit;
   }
-  // To be fetched in advance: whole blocks only, of whole tiles.
+  // To be fetched in advance: whole blocks only, of whole tiles, and none that would displace the one in use.
   const T* ahead(int64_t t, int64_t b) const {
-    return (b + 1) * block <= features && tiles.units(first + t) == kMaxUnits ? at(t, b) : nullptr;
+    const bool fits = block <= kNarrow && (b + 1) * block <= features;
+    return fits && tiles.units(first + t) == kMaxUnits ? at(t, b) : nullptr;
   }
 };
 
@@ -89,7 +97,8 @@ struct Blocks {
 template <typename T>
 void pack_chunk(const T* matrix, int64_t features, Tiles<T> tiles, int64_t first, int64_t n, T* out,
                 const Parallel& parallel) {
-  constexpr int64_t strip = 64;  // features at a time: transposing with long strides would alias in the cache
+  // Long strips read whole pages of a few samples at a time; short ones give every thread some.
+  const int64_t strip = std::clamp<int64_t>(features * n / (2 * parallel.threads()) / 64 * 64, 64, 1024);
   const int64_t strips = (features + strip - 1) / strip;
   parallel(n * strips, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -101,35 +110,32 @@ void pack_chunk(const T* matrix, int64_t features, Tiles<T> tiles, int64_t first
   });
 }
 
-// out[batch][rows] for the tiles of one chunk. A task is one panel of a few batch tiles, which take turns at each
-// block: its values come from memory once, and the sums of all of them stay in the second cache.
+// out[batch][rows] for the tiles of one chunk. A task is one panel of one batch tile, whose sums stay in the second
+// cache; at wide blocks the panels of a stretch take turns.
 template <typename T>
 void product_chunk(const Layout& layout, const T* values, const T* packed, const T* bias, Tiles<T> tiles, int64_t first,
                    int64_t n, T* out, const Parallel& parallel) {
-  const int64_t groups = (n + kTogether - 1) / kTogether;
-  parallel(groups * layout.panels, [&](int64_t begin, int64_t end) {
-    T* all = Scratch(4).get<T>(kTogether * kPanel * tiles.full);
-    const auto sums = [&](int64_t t) { return all + t % kTogether * kPanel * tiles.full; };
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t panel = task % layout.panels, top = panel * kPanel;
-      const int64_t low = task / layout.panels * kTogether, high = std::min(low + kTogether, n);
-      const int64_t height = std::min<int64_t>(kPanel, layout.rows - top);
-      for (int64_t t = low; t < high; ++t) {
-        const int64_t width = tiles.units(first + t) * tiles.unit;
-        if (bias)
-          for (int64_t r = 0; r < height; ++r) std::fill_n(sums(t) + r * width, width, bias[top + r]);
-        else
-          std::memset(sums(t), 0, height * width * sizeof(T));
-      }
-      const Blocks<T> x{packed, layout.cols, layout.block, tiles, first};
+  const int64_t stretch = wide(layout) && layout.blocks > 1 ? std::min<int64_t>(kStretch, layout.panels) : 1;
+  const Blocks<T> x{packed, layout.cols, layout.block, tiles, first};
+  parallel(n * layout.panels, [&](int64_t begin, int64_t end) {
+    T* all = Scratch(4).get<T>(stretch * kPanel * tiles.full);
+    for (int64_t task = begin, next; task < end; task = next) {
+      const int64_t t = task / layout.panels, low = task % layout.panels;
+      const int64_t high = std::min({low + stretch, low + end - task, static_cast<int64_t>(layout.panels)});
+      next = task + high - low;
+      const int units = tiles.units(first + t);
+      const int64_t width = units * tiles.unit;
+      const auto sums = [&](int64_t panel) { return all + (panel - low) * kPanel * width; };
+      const int64_t top = low * kPanel, bottom = std::min<int64_t>(high * kPanel, layout.rows);
+      if (bias)
+        for (int64_t r = top; r < bottom; ++r) std::fill_n(all + (r - top) * width, width, bias[r]);
+      else
+        std::memset(all, 0, (bottom - top) * width * sizeof(T));
       for (int64_t block = 0; block < layout.blocks; ++block)
-        for (int64_t t = low; t < high; ++t)
-          kernels<T>().product(&layout, values, panel, block, tiles.units(first + t), x.at(t, block),
-                               t + 1 < high ? x.ahead(t + 1, block) : x.ahead(low, block + 1), sums(t));
-      for (int64_t t = low; t < high; ++t)
-        kernels<T>().unpack(sums(t), tiles.units(first + t), top, top + height,
-                            out + (first + t) * tiles.full * layout.rows, layout.rows,
-                            static_cast<int>(tiles.samples(first + t)));
+        for (int64_t panel = low; panel < high; ++panel)
+          kernels<T>().product(&layout, values, panel, block, units, x.at(t, block), x.ahead(t, block + 1), sums(panel));
+      kernels<T>().unpack(all, units, top, bottom, out + (first + t) * tiles.full * layout.rows, layout.rows,
+                          static_cast<int>(tiles.samples(first + t)));
     }
   });
 }
@@ -139,7 +145,7 @@ template <typename T>
 void scatter_chunk(const Layout& layout, const T* values, const T* packed_grad, Tiles<T> tiles, int64_t first,
                    int64_t n, T* grad_x, const Parallel& parallel) {
   parallel(layout.blocks, [&](int64_t begin, int64_t end) {
-    const int64_t stride = int64_t{256} * tiles.full;
+    const int64_t stride = layout.block * tiles.full;
     T* sums = Scratch(4).get<T>(n * stride);
     for (int64_t block = begin; block < end; ++block) {
       const int64_t left = block * layout.block, columns = std::min<int64_t>(layout.block, layout.cols - left);
@@ -191,9 +197,10 @@ void forward(const Layout& layout, const T* values, const T* x, const T* bias, i
     });
     return;
   }
-  T* packed = Scratch(0).get<T>(std::min(kChunk, tiles.count()) * tiles.full * layout.cols);
-  for (int64_t first = 0; first < tiles.count(); first += kChunk) {
-    const int64_t n = std::min(kChunk, tiles.count() - first);
+  const int64_t most = chunk(layout.panels, tiles.count(), parallel);
+  T* packed = Scratch(0).get<T>(most * tiles.full * layout.cols);
+  for (int64_t first = 0; first < tiles.count(); first += most) {
+    const int64_t n = std::min(most, tiles.count() - first);
     pack_chunk(x, layout.cols, tiles, first, n, packed, parallel);
     product_chunk(layout, values, packed, bias, tiles, first, n, y, parallel);
   }
@@ -208,9 +215,9 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
     return;
   }
   if (batch == 1) return backward_vector(layout, values, x, grad_y, grad_x, grad_values, parallel);
-  const int64_t most = std::min(kChunk, tiles.count()) * tiles.full;
-  T* packed_grad = Scratch(0).get<T>(most * layout.rows);
-  T* packed_x = grad_values ? Scratch(1).get<T>(most * layout.cols) : nullptr;
+  const int64_t most = chunk(grad_x && twin ? twin->layout.panels : layout.panels, tiles.count(), parallel);
+  T* packed_grad = Scratch(0).get<T>(most * tiles.full * layout.rows);
+  T* packed_x = grad_values ? Scratch(1).get<T>(most * tiles.full * layout.cols) : nullptr;
   T* twin_values = nullptr;
   if (grad_x && twin) {
     twin_values = Scratch(2).get<T>(twin->values);
@@ -218,8 +225,8 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
       kernels<T>().gather(values, twin->order, begin * 4096, std::min(end * 4096, twin->values), twin_values);
     });
   }
-  for (int64_t first = 0; first < tiles.count(); first += kChunk) {
-    const int64_t n = std::min(kChunk, tiles.count() - first);
+  for (int64_t first = 0; first < tiles.count(); first += most) {
+    const int64_t n = std::min(most, tiles.count() - first);
     pack_chunk(grad_y, layout.rows, tiles, first, n, packed_grad, parallel);
     if (grad_x && twin)
       product_chunk(twin->layout, twin_values, packed_grad, static_cast<const T*>(nullptr), tiles, first, n, grad_x,
@@ -231,13 +238,14 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
     const Blocks<T> blocks{packed_x, layout.cols, layout.block, tiles, first};
     const Blocks<T> panels{packed_grad, layout.rows, kPanel, tiles, first};
     parallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t panel = task / layout.blocks, block = task % layout.blocks;
-        for (int64_t t = 0; t < n; ++t)
+      for (int64_t t = 0; t < n; ++t)
+        for (int64_t task = begin; task < end; ++task) {
+          // What is larger stays in the second cache: the panel, or a wide block.
+          const int64_t panel = wide(layout) ? task % layout.panels : task / layout.blocks;
+          const int64_t block = wide(layout) ? task / layout.panels : task % layout.blocks;
           kernels<T>().support(&layout, panel, block, tiles.units(first + t), panels.at(t, panel), blocks.at(t, block),
-                               t + 1 < n ? blocks.ahead(t + 1, block) : blocks.ahead(0, block + 1), first + t == 0,
-                               grad_values);
-      }
+                               blocks.ahead(t, block + 1), first + t == 0, grad_values);
+        }
     });
   }
 }
@@ -269,18 +277,24 @@ namespace {
 
 // Calls body(row segment's offset in the weight, its columns, their number, its values) for a tile, and fetches the
 // segments that follow: each is in a page of its own, where no prefetching by the processor finds it.
-template <typename Body>
-void each_segment(const Layout& layout, int64_t tile, Body body) {
+template <typename C, typename Body>
+void each_segment_of(const Layout& layout, int64_t tile, Body body) {
   constexpr int64_t early = 8;
   const int64_t left = tile % layout.blocks * layout.block, top = tile / layout.blocks * kPanel;
   const int64_t end = layout.row_start[tile + 1];
   const auto offset = [&](int64_t row) { return (top + layout.row_ids[row]) * layout.cols + left; };
+  const C* columns = static_cast<const C*>(layout.columns);
   int64_t row = layout.row_start[tile], value = layout.value_start[tile];
   for (int32_t run = layout.run_start[tile]; run < layout.run_start[tile + 1]; ++run) {
     const int32_t count = layout.runs[2 * run];
     for (int32_t i = 0; i < layout.runs[2 * run + 1]; ++i, ++row, value += count)
-      body(offset(row), offset(std::min(row + early, end - 1)), layout.columns + value, count, value);
+      body(offset(row), offset(std::min(row + early, end - 1)), columns + value, count, value);
   }
+}
+
+template <typename Body>
+void each_segment(const Layout& layout, int64_t tile, Body body) {
+  wide(layout) ? each_segment_of<uint16_t>(layout, tile, body) : each_segment_of<uint8_t>(layout, tile, body);
 }
 
 }  // namespace
@@ -290,7 +304,7 @@ void read_support(const Layout& layout, const T* weight, T* values, const Parall
   const int64_t bytes = std::min(layout.block, layout.cols) * static_cast<int64_t>(sizeof(T));
   parallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile)
-      each_segment(layout, tile, [&](int64_t at, int64_t soon, const uint8_t* columns, int32_t count, int64_t value) {
+      each_segment(layout, tile, [&](int64_t at, int64_t soon, const auto* columns, int32_t count, int64_t value) {
         if (count * int64_t{128} >= bytes)  // else most of it is not needed
           for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(weight + soon) + b);
         for (int32_t k = 0; k < count; ++k) values[value + k] = weight[at + columns[k]];
@@ -307,7 +321,7 @@ void write_support(const Layout& layout, const T* values, T* weight, const Paral
       std::fill_n(weight + top * layout.cols, height * layout.cols, T(0));
       for (int64_t block = 0; block < layout.blocks; ++block)
         each_segment(layout, panel * layout.blocks + block,
-                     [&](int64_t at, int64_t soon, const uint8_t* columns, int32_t count, int64_t value) {
+                     [&](int64_t at, int64_t soon, const auto* columns, int32_t count, int64_t value) {
                        if (count * int64_t{128} >= bytes)
                          for (int64_t b = 0; b < bytes; b += 64)
                            __builtin_prefetch(reinterpret_cast<char*>(weight + soon) + b, 1);

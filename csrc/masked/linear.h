@@ -9,8 +9,12 @@
 
 namespace deepstruct {
 
-// Calls body(begin, end) on parts that together make up [0, tasks).
-using Parallel = std::function<void(int64_t tasks, const std::function<void(int64_t, int64_t)>& body)>;
+// Calls body(begin, end) on parts that together make up [0, tasks), and tells on how many threads it does.
+struct Parallel {
+  std::function<void(int64_t tasks, const std::function<void(int64_t, int64_t)>& body)> run;
+  std::function<int64_t()> threads;
+  void operator()(int64_t tasks, const std::function<void(int64_t, int64_t)>& body) const { run(tasks, body); }
+};
 
 // y[batch][rows] = x[batch][cols] W' + bias. x and y are row-major and contiguous; bias may be null.
 template <typename T>

@@ -60,7 +60,7 @@ int main(int argc, char** argv) {
   const Layout layout = view(a.table.data(), a.row_ids.data(), a.columns.data());
   const Twin twin{view(t.table.data(), t.row_ids.data(), t.columns.data()), order.data(), nnz};
   std::vector<float> v(nnz, .5f), x(std::max<int64_t>(batch, 64) * cols, 1.f), y(std::max<int64_t>(batch, 64) * rows), gx(batch * cols), gv(nnz);
-  const Parallel serial = [](int64_t n, const std::function<void(int64_t, int64_t)>& f) { f(0, n); };
+  const Parallel serial = {[](int64_t n, const std::function<void(int64_t, int64_t)>& f) { f(0, n); }, [] { return 1; }};
   const double flop = 2e-6 * nnz * batch;
   const auto show = [&](const char* name, double ms) { std::printf("%-18s %8.3f ms %7.1f GF/s\n", name, ms, flop / ms); };
   std::printf("%s %ldx%ld density %g batch %ld block %d\n", isa().name, long(rows), long(cols), density, long(batch), block);

@@ -23,10 +23,11 @@ void expect(bool good, const char* what, long at) {
 Real sigmoid(Real x) { return 1 / (1 + std::exp(-x)); }
 
 // In parts and out of order, as threads would.
-const Parallel parts = [](int64_t n, const std::function<void(int64_t, int64_t)>& body) {
-  if (n > 1) body(n / 2, n);
-  body(0, n > 1 ? n / 2 : n);
-};
+const Parallel parts = {[](int64_t n, const std::function<void(int64_t, int64_t)>& body) {
+                          if (n > 1) body(n / 2, n);
+                          body(0, n > 1 ? n / 2 : n);
+                        },
+                        [] { return 2; }};
 
 // Vectors that end where they should: what lies behind is for the sanitizers to see.
 template <typename T>

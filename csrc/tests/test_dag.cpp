@@ -79,7 +79,8 @@ std::vector<double> plain(const Graph& g, const Parameters& p, const double* fir
   return h;
 }
 
-const Parallel serial = [](int64_t n, const std::function<void(int64_t, int64_t)>& body) { body(0, n); };
+const Parallel serial = {[](int64_t n, const std::function<void(int64_t, int64_t)>& body) { body(0, n); },
+                         [] { return 1; }};
 
 template <typename T>
 std::vector<T> as(const std::vector<double>& from) {

@@ -24,12 +24,13 @@ static void expect(bool holds, const char* what, const char* where) {
 
 // Parts go to threads of their own, last part first: nothing may depend on who runs what, or when.
 static Parallel threads(int n) {
-  return [n](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
+  const auto run = [n](int64_t tasks, const std::function<void(int64_t, int64_t)>& body) {
     std::vector<std::thread> workers;
     for (int i = n - 1; i >= 0; --i)
       if (tasks * i / n < tasks * (i + 1) / n) workers.emplace_back(body, tasks * i / n, tasks * (i + 1) / n);
     for (auto& worker : workers) worker.join();
   };
+  return {run, [n] { return n; }};
 }
 
 struct Sparse {
@@ -62,7 +63,7 @@ static Entries entries(const Layout& layout, int64_t n) {
       for (int32_t i = 0; i < layout.runs[2 * run + 1]; ++i, ++row)
         for (int32_t k = 0; k < layout.runs[2 * run]; ++k, ++value) {
           out.row.push_back(tile / layout.blocks * kPanel + layout.row_ids[row]);
-          out.col.push_back(tile % layout.blocks * layout.block + layout.columns[value]);
+          out.col.push_back(tile % layout.blocks * layout.block + column_at(layout, value));
         }
   }
   expect(static_cast<int64_t>(out.row.size()) == n, "the layout has every entry", "layout");
@@ -197,7 +198,7 @@ int main() {
     for (double density : {0., .02, .3, 1.})
       for (int64_t batch : {0, 1, 2, 16, 17, 40, 64, 65, 300}) {
         if (shape[0] * shape[1] * density * batch > 5e5) continue;
-        for (int block : {128, 256}) {
+        for (int block : {128, 256, 260, 2048}) {
           check<float>(shape[0], shape[1], density, batch, block, random);
           check<double>(shape[0], shape[1], density, batch, block, random);
           cases += 2;
@@ -207,7 +208,7 @@ int main() {
     for (double density : {0., .02, .3, 1.})
       for (int units : {1, 2, 3, 4}) {
         if (shape[0] * shape[1] * density * units > 3e4) continue;
-        for (int block : {128, 256}) {
+        for (int block : {128, 256, 260, 2048}) {
           check_tile<float>(shape[0], shape[1], density, units, block, random);
           check_tile<double>(shape[0], shape[1], density, units, block, random);
           cases += 2;

@@ -54,7 +54,7 @@ def test_forward_and_backward_equal_the_dense_layer(rows, cols, batch, density, 
 
 
 @pytest.mark.parametrize("shape", [(1300, 700), (513, 257), (1, 1), (3, 900)])
-@pytest.mark.parametrize("block", [128, 256])
+@pytest.mark.parametrize("block", [128, 256, 260, 2048])
 def test_the_built_layout_is_the_reference_layout(shape, block):
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.2
     rows, cols = mask.nonzero(as_tuple=True)

@@ -45,9 +45,9 @@ DeepstructStructure structure(const Tensor& table, const Tensor& row_ids, const 
                               int64_t rows, int64_t cols) {
   expect(table, like, ScalarType::Int, "table");
   expect(row_ids, like, ScalarType::Int, "row_ids");
-  expect(columns, like, ScalarType::Byte, "columns");
+  expect(columns, like, columns.scalar_type() == ScalarType::Short ? ScalarType::Short : ScalarType::Byte, "columns");
   return {static_cast<const int32_t*>(table.data_ptr()), static_cast<const int32_t*>(row_ids.data_ptr()),
-          static_cast<const uint8_t*>(columns.data_ptr()), rows, cols};
+          columns.data_ptr(), rows, cols};
 }
 
 void* stream_of(const Tensor& tensor) {

@@ -16,7 +16,7 @@ namespace deepstruct {
 namespace cuda {
 
 constexpr int kRows = kPanel, kLanes = 32, kWarps = 8, kThreads = kLanes * kWarps, kPitch = kLanes + 1;
-constexpr int kMinBlock = 128, kMaxBlock = 256;  // columns in a block
+constexpr int kMinBlock = 128, kMaxBlock = kNarrow;  // columns in a block that fits into shared memory
 
 // Shared memory of every kernel here: a panel and a column block of activations, or of sums.
 constexpr int kSharedBytes = (kRows + kMaxBlock) * kPitch * 4;
@@ -25,7 +25,7 @@ constexpr int kSharedBytes = (kRows + kMaxBlock) * kPitch * 4;
 struct Structure {
   const int32_t* table;
   const int32_t* row_ids;
-  const uint8_t* columns;
+  const void* columns;
 };
 
 __device__ inline Layout layout_of(const Structure& s) { return view(s.table, s.row_ids, s.columns); }
@@ -72,6 +72,25 @@ __device__ inline int part(int64_t total, int64_t first, int size) {
   return static_cast<int>(rest < size ? rest : size);
 }
 
+// The activations of a column block: in shared memory, or, as wide blocks do not fit there, where they are.
+template <typename T>
+struct Columns {
+  const float* tile;
+  const T* matrix;
+  int64_t width, batch, first;
+  bool direct;
+
+  __device__ Columns(const Layout& layout, const T* x, int64_t batch_size, int block, const float* shared)
+      : tile(shared), matrix(x), width(layout.cols), batch(batch_size),
+        first(static_cast<int64_t>(block) * layout.block), direct(wide(layout)) {}
+
+  __device__ float at(int column, int64_t first_sample, int sample) const {
+    if (!direct) return tile[column * kPitch + sample];
+    const int64_t row = first_sample + sample;
+    return row < batch ? static_cast<float>(matrix[row * width + first + column]) : 0.f;
+  }
+};
+
 // y[batch][rows] = x[batch][cols] W' + bias. Grid: (panels, batch / kLanes).
 template <typename T>
 __global__ void product(Structure structure, const T* values, const T* x, const T* bias, int64_t batch, T* y) {
@@ -89,7 +108,9 @@ __global__ void product(Structure structure, const T* values, const T* x, const 
     __syncthreads();  // the last block's columns are read, and the sums are cleared
     if (value == layout.value_start[tile + 1]) continue;
     const int64_t first = static_cast<int64_t>(block) * layout.block;
-    load(x, layout.cols, batch, first_sample, first, part(layout.cols, first, layout.block), shared.columns);
+    const Columns<T> columns(layout, x, batch, block, shared.columns);
+    if (!columns.direct)
+      load(x, layout.cols, batch, first_sample, first, part(layout.cols, first, layout.block), shared.columns);
     __syncthreads();
     for (int run = layout.run_start[tile]; run < layout.run_start[tile + 1]; ++run) {
       const int count = layout.runs[2 * run], n = layout.runs[2 * run + 1];
@@ -100,12 +121,12 @@ __global__ void product(Structure structure, const T* values, const T* x, const 
           // Each lane fetches one entry, and hands it round: one read of memory serves 32 samples.
           const int mine = base + lane < count ? base + lane : count - 1;
           const float weight = static_cast<float>(values[start + mine]);
-          const int column = layout.columns[start + mine];
+          const int column = column_at(layout, start + mine);
           const int here = part(count, base, kLanes);
           for (int k = 0; k < here; ++k) {
             const float w = __shfl_sync(0xffffffffu, weight, k);
             const int c = __shfl_sync(0xffffffffu, column, k);
-            sum += w * shared.columns[c * kPitch + lane];
+            sum += w * columns.at(c, first_sample, lane);
           }
         }
         shared.rows[layout.row_ids[row + i] * kPitch + lane] += sum;
@@ -119,16 +140,19 @@ __global__ void product(Structure structure, const T* values, const T* x, const 
 }
 
 // grad_x[batch][cols] = grad[batch][rows] W through the layout itself, where there is no transposed twin.
-// Grid: (cols / kMinBlock or more, batch / kLanes). A warp owns the columns that are congruent to it: no two add to one sum.
+// Grid: (cols / kMinBlock or more, batch / kLanes). A warp owns the columns that are congruent to it: no two add to one
+// sum. Wide blocks are done in pieces of kMaxBlock columns, each by threads that skip all others.
 template <typename T>
 __global__ void scatter(Structure structure, const T* values, const T* grad, int64_t batch, T* grad_x) {
   DEEPSTRUCT_SHARED(memory);
   const Shared shared = shared_of(memory);
   const Layout layout = layout_of(structure);
-  const int block = blockIdx.x, lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  const int pieces = (layout.block + kMaxBlock - 1) / kMaxBlock, block = blockIdx.x / pieces;
+  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  const int left = blockIdx.x % pieces * kMaxBlock, here = part(layout.block, left, kMaxBlock);
   const int64_t first_sample = static_cast<int64_t>(blockIdx.y) * kLanes;
-  const int64_t first = static_cast<int64_t>(block) * layout.block;
-  if (block >= layout.blocks) return;
+  const int64_t first = static_cast<int64_t>(block) * layout.block + left;
+  if (block >= layout.blocks || first >= layout.cols) return;
   for (int i = threadIdx.x; i < kMaxBlock * kPitch; i += kThreads) shared.columns[i] = 0.f;
   for (int panel = 0; panel < layout.panels; ++panel) {
     const int tile = panel * layout.blocks + block;
@@ -145,7 +169,8 @@ __global__ void scatter(Structure structure, const T* values, const T* grad, int
         const int64_t start = value + static_cast<int64_t>(i) * count;
         const float g = shared.rows[layout.row_ids[row + i] * kPitch + lane];
         for (int k = 0; k < count; ++k) {
-          const int column = layout.columns[start + k];
+          const int column = column_at(layout, start + k) - left;
+          if (column < 0 || column >= here) continue;
           if (column % kWarps == warp) shared.columns[column * kPitch + lane] += static_cast<float>(values[start + k]) * g;
         }
       }
@@ -154,8 +179,7 @@ __global__ void scatter(Structure structure, const T* values, const T* grad, int
     }
   }
   __syncthreads();
-  store<T>(shared.columns, nullptr, layout.cols, batch, first_sample, first, part(layout.cols, first, layout.block),
-           grad_x);
+  store<T>(shared.columns, nullptr, layout.cols, batch, first_sample, first, part(layout.cols, first, here), grad_x);
 }
 
 // grad_values = grad' x on the support, as float32. Grid: (panels * cols / kMinBlock or more). A thread owns its entries.
@@ -171,10 +195,12 @@ __global__ void support(Structure structure, const T* grad, const T* x, int64_t 
   const int64_t begin = layout.value_start[tile], end = layout.value_start[tile + 1];
   if (begin == end) return;
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) grad_values[i] = 0.f;
+  const Columns<T> columns(layout, x, batch, block, shared.columns);
   for (int64_t sample = 0; sample < batch; sample += kLanes) {
     __syncthreads();
     load(grad, layout.rows, batch, sample, first_row, part(layout.rows, first_row, kRows), shared.rows);
-    load(x, layout.cols, batch, sample, first, part(layout.cols, first, layout.block), shared.columns);
+    if (!columns.direct)
+      load(x, layout.cols, batch, sample, first, part(layout.cols, first, layout.block), shared.columns);
     __syncthreads();
     int row = layout.row_start[tile];
     int64_t value = begin;
@@ -184,9 +210,9 @@ __global__ void support(Structure structure, const T* grad, const T* x, int64_t 
       for (int q = threadIdx.x - static_cast<int>((value - begin) % kThreads); q < n * count; q += kThreads) {
         if (q < 0) continue;
         const float* g = shared.rows + layout.row_ids[row + q / count] * kPitch;
-        const float* v = shared.columns + layout.columns[value + q] * kPitch;
+        const int column = column_at(layout, value + q);
         float sum = 0.f;
-        for (int s = 0; s < kLanes; ++s) sum += g[s] * v[s];
+        for (int s = 0; s < kLanes; ++s) sum += g[s] * columns.at(column, sample, s);
         grad_values[value + q] += sum;
       }
       row += n;

@@ -7,7 +7,7 @@
 struct DeepstructStructure {  // device pointers, and the shape of the matrix
   const int32_t* table;
   const int32_t* row_ids;
-  const uint8_t* columns;
+  const void* columns;
   int64_t rows;
   int64_t cols;
 };
