@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 from deepstruct.errors import InputError
 from deepstruct.sparse import calibration, extension
 from deepstruct.sparse.checks import check_backend, check_input, check_mask
+from deepstruct.sparse.eager import EagerProduct
 from deepstruct.sparse.layout import coordinates
 from deepstruct.sparse.plan import DenseProduct, SparseProduct, plan_of
 from deepstruct.sparse.structure import Structure
@@ -67,15 +68,17 @@ def sparse_linear(
     extension.tell_once()
     dtype = _compute_dtype(x, values)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    flat = _rows(x).to(wide)
-    out = torch.ops.deepstruct.sparse_linear(
-        flat, values.to(wide), None if bias is None else bias.to(wide), *structure, out_features
-    )
-    return out.to(dtype).view(*x.shape[:-1], out_features)
+    operands = [None if t is None else t if t.dtype == wide else t.to(wide) for t in (_rows(x), values, bias)]
+    if torch.compiler.is_compiling():
+        out = torch.ops.deepstruct.sparse_linear(*operands, *structure, out_features)
+    else:
+        out = EagerProduct.apply(*operands, out_features, *structure)
+    out = out if dtype == wide else out.to(dtype)
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], out_features)
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:

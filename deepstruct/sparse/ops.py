@@ -6,6 +6,7 @@ front of it for the CPU. The structure travels as tensors (see `layout`), so tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -101,15 +102,33 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.has_bias = bias is not None
 
 
+def product(
+    x: Tensor, values: Tensor, bias: Tensor | None, structure: Sequence[Tensor], rows: int
+) -> Tensor:
+    """What the op computes, with no gradient of its own: for autograd functions, which give theirs."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.deepstruct.sparse_linear.default(x, values, bias, *structure, rows)
+
+
+def gradients(
+    grad: Tensor, x: Tensor, values: Tensor, structure: Sequence[Tensor], need_x: bool, need_values: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """grad_x (batch, cols) and grad_values (nnz), or None; differentiable where gradients are being recorded."""
+    backward = torch.ops.deepstruct.sparse_linear_backward.default
+    if torch.is_grad_enabled():
+        found = backward(grad, x, values, *structure, need_x, need_values)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            found = backward(grad, x, values, *structure, need_x, need_values)
+    return found[0] if need_x else None, found[1] if need_values else None
+
+
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, values, *structure = ctx.saved_tensors
     need_x, need_values, need_bias = ctx.needs_input_grad[:3]
     grad_x = grad_values = grad_bias = None
     if need_x or need_values:
-        found = torch.ops.deepstruct.sparse_linear_backward(grad, x, values, *structure, need_x, need_values)
-        grad_x, grad_values = (
-            g if need else None for g, need in zip(found, (need_x, need_values), strict=True)
-        )
+        grad_x, grad_values = gradients(grad, x, values, structure, need_x, need_values)
     if need_bias and ctx.has_bias:
         grad_bias = grad.sum(0)
     return grad_x, grad_values, grad_bias, *[None] * 8

@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from torch.utils.weak import WeakIdKeyDictionary
 
 from deepstruct.errors import ModelStateError
-from deepstruct.sparse import calibration
+from deepstruct.sparse import calibration, ops
 from deepstruct.sparse.structure import Structure, of_mask
 
 _plans: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -189,7 +189,7 @@ class SparseProduct(torch.autograd.Function):
         values = torch.ops.deepstruct.read_support(weight, *structure[:3])
         _remember(ctx, weight, mask, plan)
         ctx.save_for_backward(x, values)
-        return torch.ops.deepstruct.sparse_linear(x, values, bias, *structure, weight.shape[0])
+        return ops.product(x, values, bias, structure, weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -199,10 +199,8 @@ class SparseProduct(torch.autograd.Function):
             return _twice(ctx, grad, x)
         need_x, need_weight, _, need_bias = ctx.needs_input_grad[:4]
         grad_bias = grad.sum(0) if need_bias else None
-        grad_x, grad_values = torch.ops.deepstruct.sparse_linear_backward(
-            grad, x, values, *ctx.structure, need_x, need_weight
-        )
-        grad_weight = (
-            ctx.plan.weight_gradient(grad_values, ctx.structure, ctx.weight.shape) if need_weight else None
-        )
-        return grad_x if need_x else None, grad_weight, None, grad_bias, None
+        grad_x, grad_values = ops.gradients(grad, x, values, ctx.structure, need_x, need_weight)
+        grad_weight = None
+        if grad_values is not None:
+            grad_weight = ctx.plan.weight_gradient(grad_values, ctx.structure, ctx.weight.shape)
+        return grad_x, grad_weight, None, grad_bias, None
