@@ -268,7 +268,8 @@ void product_of(const Layout* layout, const T* values, int64_t panel, int64_t bl
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
   const T* v = values + layout->value_start[tile];
   const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
-  Ahead ahead(next, static_cast<int64_t>(sizeof(T)) * layout->block * width, layout->row_start[tile + 1] - layout->row_start[tile]);
+  Ahead ahead(next, static_cast<int64_t>(sizeof(T)) * layout->block * width,
+              layout->row_start[tile + 1] - layout->row_start[tile]);
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
     int i = 0;

@@ -59,7 +59,8 @@ DEEPSTRUCT_HOST_DEVICE static inline bool wide(const Layout& layout) { return la
 
 // The column of value `i` within its block.
 DEEPSTRUCT_HOST_DEVICE static inline int column_at(const Layout& layout, int64_t i) {
-  return wide(layout) ? static_cast<const uint16_t*>(layout.columns)[i] : static_cast<const uint8_t*>(layout.columns)[i];
+  if (wide(layout)) return static_cast<const uint16_t*>(layout.columns)[i];
+  return static_cast<const uint8_t*>(layout.columns)[i];
 }
 
 }  // namespace deepstruct

@@ -133,7 +133,8 @@ void product_chunk(const Layout& layout, const T* values, const T* packed, const
         std::memset(all, 0, (bottom - top) * width * sizeof(T));
       for (int64_t block = 0; block < layout.blocks; ++block)
         for (int64_t panel = low; panel < high; ++panel)
-          kernels<T>().product(&layout, values, panel, block, units, x.at(t, block), x.ahead(t, block + 1), sums(panel));
+          kernels<T>().product(&layout, values, panel, block, units, x.at(t, block), x.ahead(t, block + 1),
+                               sums(panel));
       kernels<T>().unpack(all, units, top, bottom, out + (first + t) * tiles.full * layout.rows, layout.rows,
                           static_cast<int>(tiles.samples(first + t)));
     }

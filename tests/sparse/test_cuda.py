@@ -71,8 +71,9 @@ def gpu():
 @pytest.mark.parametrize("dtype", cuda.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(5, 7), (600, 40), (530, 270), (1, 513)], ids=str)
 @pytest.mark.parametrize("batch", [0, 1, 33, 256])
-def test_gpu_agrees_with_the_reference(gpu, dtype, shape, batch):
-    mask = torch.rand(shape) < 0.2
+@pytest.mark.parametrize("density", [0.2, 0.01])
+def test_gpu_agrees_with_the_reference(gpu, dtype, shape, batch, density):
+    mask = torch.rand(shape) < density
     layer = SparseLinear.from_dense(torch.randn(shape), mask, torch.randn(shape[0]))
     x = torch.randn(batch, shape[1])
     y = layer(x.requires_grad_())

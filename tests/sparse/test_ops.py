@@ -108,6 +108,26 @@ def test_the_kernels_refuse_weights_that_do_not_fit():
         torch.ops.deepstruct.write_support(values[1:], *structure[:3], weight)
 
 
+@pytest.mark.parametrize("frozen", [(), (0,), (1,), (2,), (0, 2), (0, 1, 2)])
+def test_eager_mode_and_the_op_agree(frozen):
+    """Eager mode has an autograd function of its own, with the same kernels: equal to the last bit."""
+    mask, weight, x = random_case(40, 30, 9, 0.3)
+    structure, where = of_mask(mask)
+    operands = [x, weight.view(-1)[where], torch.randn(40, dtype=torch.float64)]
+    for i, operand in enumerate(operands):
+        operand.requires_grad_(i not in frozen)
+    x, values, bias = operands
+    eager, op = sparse_linear(x, values, structure, 40, bias), OP(x, values, bias, *structure, 40)
+    assert torch.equal(eager, op)
+    assert eager.requires_grad == op.requires_grad == (len(frozen) < 3)
+    learned = [operand for operand in operands if operand.requires_grad]
+    if learned:
+        found, wanted = (torch.autograd.grad(y.square().sum(), learned) for y in (eager, op))
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    with torch.inference_mode():
+        assert torch.equal(sparse_linear(x, values, structure, 40, bias), op)
+
+
 @pytest.mark.parametrize("batch", [1, 5, 20])
 def test_gradcheck(batch):
     mask, weight, x = random_case(7, 9, batch, 0.4)
