@@ -22,7 +22,8 @@ constexpr int64_t kStretch = 16;  // panels that take turns at a wide block, whi
 int64_t chunk(int64_t panels, int64_t tiles, const Parallel& parallel) {
   const int64_t threads = parallel.threads();
   if (threads == 1) return 1;
-  return std::clamp<int64_t>((2 * threads + panels - 1) / std::max<int64_t>(panels, 1), 1, std::min(kChunk, tiles));
+  const int64_t wanted = (2 * threads + panels - 1) / std::max<int64_t>(panels, 1);
+  return std::max<int64_t>(1, std::min({wanted, tiles, kChunk}));
 }
 
 // Memory that is kept between calls: fresh pages cost more than the transposes that fill them.

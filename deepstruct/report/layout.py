@@ -48,13 +48,24 @@ def layered(count: int, edges: Sequence[tuple[int, int]], columns: int | None, a
         return Layout([], [], [], 1, 0.0, 0.0)
     forward = [(a, b) if a <= b else (b, a) for a, b in edges]  # nodes are numbered in the order of the graph
     rank = _ranks(count, forward)
-    graph = igraph.Graph(count, forward, directed=True)
-    drawn = graph.layout_sugiyama(layers=rank, hgap=1, vgap=1, maxiter=200)
-    places = [(float(x), float(y)) for x, y in drawn.coords]
-    paths = []
-    for (a, b), inner in zip(forward, drawn.edge_routing, strict=True):
-        bends = [(float(x), float(y)) for x, y in inner]
-        paths.append([places[a], *bends, places[b]])
+    places: list[Point] = [(0.0, 0.0)] * count
+    bends: list[list[Point]] = [[] for _ in edges]
+    # One connected part at a time: given several, igraph 1.0.0 takes the bends of most from where none are.
+    parts = igraph.Graph(count, forward).connected_components()
+    inside: list[list[int]] = [[] for _ in parts]
+    for edge, (a, _) in enumerate(forward):
+        inside[parts.membership[a]].append(edge)
+    start = 0.0
+    for part, own in zip(parts, inside, strict=True):
+        place = {node: k for k, node in enumerate(part)}
+        graph = igraph.Graph(len(part), [(place[a], place[b]) for a, b in (forward[e] for e in own)], directed=True)
+        drawn = graph.layout_sugiyama(layers=[rank[node] for node in part], hgap=1, vgap=1, maxiter=200)
+        for node, (x, y) in zip(part, drawn.coords, strict=True):
+            places[node] = (start + x, float(y))
+        for edge, inner in zip(own, drawn.edge_routing, strict=True):
+            bends[edge] = [(start + x, float(y)) for x, y in inner]
+        start = 1 + max(x for x, _ in (*(places[node] for node in part), *(p for edge in own for p in bends[edge])))
+    paths = [[places[a], *inner, places[b]] for (a, b), inner in zip(forward, bends, strict=True)]
     paths = [path if a <= b else path[::-1] for path, (a, b) in zip(paths, edges, strict=True)]
     return _fold(places, rank, paths, columns, aspect)
 
