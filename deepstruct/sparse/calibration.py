@@ -1,8 +1,8 @@
 """From which density on sparse execution pays on this machine: measured once, kept in a file.
 
-For two sizes of layer and three of batch, the crossover is the highest of a few densities at which forward
-and backward of the sparse product are clearly faster than those of the dense one. DEEPSTRUCT_CROSSOVER=0.2
-sets one density for all; 0 keeps `backend="auto"` on the dense path.
+For two sizes of layer and three of batch, forward and backward of both products are timed at a few densities. The
+crossover is the highest density at which the sparse one is clearly faster, interpolated between those that were
+timed. DEEPSTRUCT_CROSSOVER=0.2 sets one density for all; 0 keeps `backend="auto"` on the dense path.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ BATCHES = (1, 32, 256)
 DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 SMALLEST = 128 * 1024  # weights; below, calling costs more than multiplying
 WIDE = 512  # output channels of a convolution
-MARGIN = 1.15
+MARGIN = 1.15  # by so much must the sparse product be faster
+METHOD = 2  # of measuring: what an older one found is not used
 Table = dict[str, float]
 
 
@@ -112,12 +113,29 @@ def _crossover(size: int, batch: int) -> float:
             masked_linear(x, weight, mask, None, backend).sum().backward()
             return time.perf_counter() - start
 
-        for density in DENSITIES:
+        def gain(density: float) -> float:
             mask = torch.rand(size, size, generator=generator) < density
             # Interleaved, and the best of each: other programs on the machine only ever add time.
             times = [(step(mask, "sparse"), step(mask, "dense")) for _ in range(6)][1:]
-            if min(t[0] for t in times) * MARGIN < min(t[1] for t in times):
+            return min(t[1] for t in times) / min(t[0] for t in times)
+
+        return crossing(gain)
+
+
+def crossing(gain: Callable[[float], float]) -> float:
+    """The density up to which `gain`, dense over sparse time, is at least MARGIN; straight lines between logarithms.
+
+    DENSITIES are asked from the highest down until one pays; 0 if none does.
+    """
+    above: tuple[float, float] | None = None
+    for density in DENSITIES:
+        reached = gain(density)
+        if reached >= MARGIN:
+            if above is None:
                 return density
+            part = math.log(MARGIN / above[1]) / math.log(reached / above[1])
+            return round(above[0] * (density / above[0]) ** part, 4)
+        above = density, reached
     return 0.0
 
 
@@ -133,6 +151,7 @@ def _signature() -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "library": os.stat(library).st_mtime_ns if library else 0,
+        "method": METHOD,
     }
 
 

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepstruct._build import stamp
 from deepstruct.sparse import calibration, extension
@@ -97,6 +99,19 @@ def test_the_crossover_can_be_set(monkeypatch):
     monkeypatch.setenv("DEEPSTRUCT_CROSSOVER", "much")
     with pytest.raises(ValueError, match="no density"):
         calibration.override()
+
+
+@given(at=st.floats(0.012, 0.45), slope=st.floats(0.2, 3))
+def test_the_crossover_lies_between_the_densities_that_were_timed(at, slope):
+    def gain(density):
+        return calibration.MARGIN * (at / density) ** slope
+
+    assert calibration.crossing(gain) == pytest.approx(at, rel=0.01)
+
+
+def test_the_crossover_of_what_always_or_never_pays():
+    assert calibration.crossing(lambda density: 2.0) == calibration.DENSITIES[0]
+    assert calibration.crossing(lambda density: 0.5) == 0
 
 
 def test_the_crossover_is_kept_for_this_machine(monkeypatch, tmp_path):
