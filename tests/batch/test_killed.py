@@ -28,9 +28,14 @@ def start(folder: Path, out: Path, *options: str, workers: int = 1) -> subproces
         "--workers", str(workers), *options,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would this one
+
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+        preexec_fn=listen,
+    )  # fmt: skip
 
 
 def finish(process: subprocess.Popen) -> str:
