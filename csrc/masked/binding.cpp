@@ -7,6 +7,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <tuple>
 
@@ -14,6 +15,7 @@
 #include "cells.h"
 #include "kernels.h"
 #include "linear.h"
+#include "memory.h"
 #include "network.h"
 
 namespace {
@@ -34,6 +36,13 @@ const T* data(const Tensor& tensor) {
 }
 
 Tensor plain(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+
+// A tensor that is about to be filled.
+Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  Tensor tensor = torch::stable::new_empty(like, sizes);
+  deepstruct::ask_for_huge_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size());
+  return tensor;
+}
 
 void expect(const Tensor& tensor, ScalarType dtype, const char* name) {
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, "deepstruct: ", name, " has the wrong dtype");
@@ -78,7 +87,7 @@ Tensor sparse_linear(Tensor x, Tensor values, std::optional<Tensor> bias, Tensor
   if (bias)
     STD_TORCH_CHECK(b.dim() == 1 && b.size(0) == rows && b.scalar_type() == x.scalar_type(),
                     "deepstruct: the bias does not fit");
-  Tensor y = torch::stable::new_empty(x, {x.size(0), rows});
+  Tensor y = fresh(x, {x.size(0), rows});
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     deepstruct::forward<T>(layout, data<T>(values), data<T>(x), bias ? data<T>(b) : nullptr, x.size(0),
@@ -109,8 +118,8 @@ std::tuple<Tensor, Tensor> sparse_linear_backward(Tensor grad, Tensor x, Tensor 
                         twin_order.numel() == values.numel() && twin_columns.numel() == values.numel(),
                     "deepstruct: the transposed structure is another one's");
   }
-  Tensor grad_x = need_x ? torch::stable::new_empty(x, {x.size(0), x.size(1)}) : torch::stable::new_empty(x, {0});
-  Tensor grad_values = torch::stable::new_empty(values, {need_values ? values.numel() : 0});
+  Tensor grad_x = need_x ? fresh(x, {x.size(0), x.size(1)}) : fresh(x, {0});
+  Tensor grad_values = fresh(values, {need_values ? values.numel() : 0});
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     deepstruct::backward<T>(layout, twin ? &*twin : nullptr, data<T>(values), data<T>(x), data<T>(grad), x.size(0),
@@ -175,8 +184,8 @@ std::tuple<Tensor, Tensor> dag_forward(Tensor first, Tensor weight, Tensor bias,
   expect_like(extra, first, dag.vertices, "extra");
   expect_like(gamma, first, norm, "gamma");
   expect_like(beta, first, norm, "beta");
-  Tensor out = torch::stable::new_empty(first, {batch, reads.numel()});
-  Tensor state = torch::stable::new_empty(first, {deepstruct::dag_state_size(dag.vertices, batch)});
+  Tensor out = fresh(first, {batch, reads.numel()});
+  Tensor state = fresh(first, {deepstruct::dag_state_size(dag.vertices, batch)});
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     deepstruct::dag_forward_batch<T>(dag, dag_parameters<T>(weight, bias, extra, gamma, beta, eps), data<T>(first),
@@ -209,10 +218,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> dag_backward(Tensor g
   expect_like(extra, grad, dag.vertices, "extra");
   expect_like(gamma, grad, norm, "gamma");
   expect_like(beta, grad, norm, "beta");
-  Tensor grad_first = torch::stable::new_empty(grad, {batch, dag.layer_start[1]});
-  Tensor grad_weight = torch::stable::new_empty(grad, {dag.edges}), grad_bias = torch::stable::new_empty(grad, {dag.rows}),
-         grad_extra = torch::stable::new_empty(grad, {dag.vertices}), grad_gamma = torch::stable::new_empty(grad, {norm}),
-         grad_beta = torch::stable::new_empty(grad, {norm});
+  Tensor grad_first = fresh(grad, {batch, dag.layer_start[1]});
+  Tensor grad_weight = fresh(grad, {dag.edges}), grad_bias = fresh(grad, {dag.rows}),
+         grad_extra = fresh(grad, {dag.vertices}), grad_gamma = fresh(grad, {norm}),
+         grad_beta = fresh(grad, {norm});
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const auto at = [](Tensor& tensor) { return static_cast<T*>(tensor.data_ptr()); };
@@ -241,7 +250,7 @@ deepstruct::Layout layout_of_weight(const Tensor& table, const Tensor& row_ids, 
 
 Tensor read_support(Tensor weight, Tensor table, Tensor row_ids, Tensor columns) {
   weight = plain(weight);
-  Tensor values = torch::stable::new_empty(weight, {columns.numel()});
+  Tensor values = fresh(weight, {columns.numel()});
   const deepstruct::Layout layout = layout_of_weight(table, row_ids, columns, weight, values);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
@@ -254,6 +263,7 @@ Tensor read_support(Tensor weight, Tensor table, Tensor row_ids, Tensor columns)
 void write_support(Tensor values, Tensor table, Tensor row_ids, Tensor columns, Tensor weight) {
   values = plain(values);
   const deepstruct::Layout layout = layout_of_weight(table, row_ids, columns, weight, values);
+  deepstruct::ask_for_huge_pages(weight.data_ptr(), weight.numel() * weight.element_size());
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     deepstruct::write_support<T>(layout, data<T>(values), static_cast<T*>(weight.data_ptr()), kParallel);

@@ -5,139 +5,17 @@
 
 #include "kernels.h"
 
-namespace deepstruct {
-namespace {
-
-template <typename T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(VECTOR_BYTES)));
-  typedef int32_t index __attribute__((vector_size(VECTOR_BYTES)));
-  typedef uint32_t bits __attribute__((vector_size(VECTOR_BYTES)));
-};
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(VECTOR_BYTES)));
-  typedef int64_t index __attribute__((vector_size(VECTOR_BYTES)));
-  typedef uint64_t bits __attribute__((vector_size(VECTOR_BYTES)));
-};
-template <typename T>
-using Vector = typename VectorOf<T>::type;
-
-template <typename T>
-constexpr int lanes() {
-  return VECTOR_BYTES / static_cast<int>(sizeof(T));
-}
+#if VECTOR_BYTES > 16
+#include <immintrin.h>
+#endif
 
 #define INLINE inline __attribute__((always_inline))
 
-// ---- transposing ---------------------------------------------------------------------------------------------
+namespace deepstruct {
+namespace {
 
-// Shuffles by an order that is known when this is compiled: lane i is Order::at(i) of a and b, one after the other.
-template <int... I>
-struct Lanes {};
-template <int N, int... I>
-struct LanesTo : LanesTo<N - 1, N - 1, I...> {};
-template <int... I>
-struct LanesTo<0, I...> {
-  typedef Lanes<I...> type;
-};
-
-template <typename T, typename Order, int... I>
-INLINE Vector<T> shuffled(Vector<T> a, Vector<T> b, Lanes<I...>) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, Order::at(I)...);
-#else
-  return __builtin_shuffle(a, b, typename VectorOf<T>::index{Order::at(I)...});
-#endif
-}
-
-template <typename T, typename Order>
-INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b) {
-  return shuffled<T, Order>(a, b, typename LanesTo<lanes<T>()>::type());
-}
-
-template <int N, bool High>
-struct Interleaved {
-  static constexpr int at(int i) { return (i >> 1) + (i & 1) * N + (High ? N / 2 : 0); }
-};
-
-// A square of lanes x lanes, by log2(lanes) rounds of interleaving rows i and i + lanes / 2.
-template <typename T>
-INLINE void transpose_square(Vector<T>* v) {
-  constexpr int n = lanes<T>();
-  Vector<T> w[n];
-#pragma GCC unroll 8
-  for (int round = 1; round < n; round *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < n / 2; ++i) {
-      w[2 * i] = shuffle<T, Interleaved<n, false>>(v[i], v[i + n / 2]);
-      w[2 * i + 1] = shuffle<T, Interleaved<n, true>>(v[i], v[i + n / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) v[i] = w[i];
-  }
-}
-
-template <typename T>
-INLINE Vector<T> load(const T* p) {
-  Vector<T> v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-
-template <typename T>
-INLINE void store(T* p, Vector<T> v) {
-  __builtin_memcpy(p, &v, sizeof v);
-}
-
-template <typename T>
-void pack(const T* matrix, int64_t stride, int batch, int units, int64_t begin, int64_t end, T* tile) {
-  constexpr int n = lanes<T>();
-  const int width = units * (kUnit / static_cast<int>(sizeof(T)));
-  const int64_t whole = begin + (end - begin) / n * n;
-  for (int b = 0; b < width; b += n) {
-    for (int64_t f = begin; f < whole; f += n) {
-      Vector<T> v[n];
-      if (b + n <= batch) {
-#pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) v[i] = load(matrix + (b + i) * stride + f);
-      } else {
-        for (int i = 0; i < n; ++i) v[i] = b + i < batch ? load(matrix + (b + i) * stride + f) : Vector<T>{};
-      }
-      transpose_square<T>(v);
-#pragma GCC unroll 16
-      for (int i = 0; i < n; ++i) store(tile + (f + i) * width + b, v[i]);
-    }
-  }
-  for (int64_t f = whole; f < end; ++f)
-    for (int b = 0; b < width; ++b) tile[f * width + b] = b < batch ? matrix[b * stride + f] : T(0);
-}
-
-template <typename T>
-void unpack(const T* tile, int units, int64_t begin, int64_t end, T* matrix, int64_t stride, int batch) {
-  constexpr int n = lanes<T>();
-  const int width = units * (kUnit / static_cast<int>(sizeof(T)));
-  const int64_t whole = begin + (end - begin) / n * n;
-  for (int b = 0; b < batch; b += n) {
-    const T* from = tile + b;
-    for (int64_t f = begin; f < whole; f += n, from += n * width) {
-      Vector<T> v[n];
-#pragma GCC unroll 16
-      for (int i = 0; i < n; ++i) v[i] = load(from + i * width);
-      transpose_square<T>(v);
-      if (b + n <= batch) {
-#pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) store(matrix + (b + i) * stride + f, v[i]);
-      } else {
-        for (int i = 0; b + i < batch; ++i) store(matrix + (b + i) * stride + f, v[i]);
-      }
-    }
-  }
-  for (int64_t f = whole; f < end; ++f)
-    for (int b = 0; b < batch; ++b) matrix[b * stride + f] = tile[(f - begin) * width + b];
-}
+#include "vectors.inl"
+#include "tiles.inl"
 
 // ---- products ------------------------------------------------------------------------------------------------
 
@@ -203,25 +81,42 @@ struct Ahead {
 };
 
 template <typename T, int N>
+INLINE void add_multiple(Vector<T>* sum, Vector<T> value, const T* p) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) sum[i] += value * load(p + i * lanes<T>());
+}
+
+template <typename T, int N>
 INLINE void add_multiple(Vector<T>* sum, T value, const T* p) {
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) sum[i] += value * load(p + i * lanes<T>());
 }
 
-// One row: N vectors of the batch stay in registers. Columns are read four at a time, since loads are what is short.
-template <typename T, int N, typename C>
+// Four values and columns. The values are read 16 bytes at a time and spread by shuffles: a load for each would take
+// the place of one that a multiplication waits for.
+template <typename T, int N, typename C, int... I>
+INLINE void add_four(Vector<T>* sum, const T* values, Columns<C, 4> columns, const T* x, Lanes<I...>) {
+  constexpr int g = group<T>();
+  Vector<T> some[4 / g];
+#pragma GCC unroll 2
+  for (int i = 0; i < 4 / g; ++i) some[i] = repeat(values + i * g);
+  (add_multiple<T, N>(sum, shuffle<T, Spread<g, I % g>>(some[I / g], some[I / g]), row_at<T, N * lanes<T>()>(x, columns[I])), ...);
+}
+
+// One row: N vectors of the batch stay in registers. Columns are read four at a time, since loads are what is short, and
+// what is left (count % 4) is known when this is compiled: rows of as many come one after the other, and a loop more
+// would end in another place for each number, which the processor guesses wrongly.
+template <typename T, int N, int Left, typename C>
 INLINE void gather_row(int count, const C* columns, const T* values, const T* x, T* out) {
   constexpr int width = N * lanes<T>();
   Vector<T> sum[N];
   load_row<T, N>(out, sum);
-  int k = 0;
-  for (; k + 4 <= count; k += 4) {
-    const Columns<C, 4> four(columns + k);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i)
-      add_multiple<T, N>(sum, values[k + i], row_at<T, width>(x, four[i]));
+  const T* end = values + (count - Left);
+  for (; values != end; values += 4, columns += 4) {
+    add_four<T, N, C>(sum, values, Columns<C, 4>(columns), x, Lanes<0, 1, 2, 3>());
   }
-  for (; k < count; ++k) add_multiple<T, N>(sum, values[k], row_at<T, width>(x, columns[k]));
+#pragma GCC unroll 4
+  for (int i = 0; i < Left; ++i) add_multiple<T, N>(sum, values[i], row_at<T, width>(x, columns[i]));
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) store(out + i * lanes<T>(), sum[i]);
 }
@@ -234,7 +129,7 @@ constexpr bool pairs() {
 
 // Two rows of as many non-zeros: a sum waits for the one before it, and one row has too few to keep both
 // multipliers busy.
-template <typename T, int N, typename C>
+template <typename T, int N, int Left, typename C>
 INLINE void gather_rows(int count, const C* columns, const T* values, const T* x, T* out, T* other) {
   constexpr int width = N * lanes<T>();
   const C* more = columns + count;
@@ -242,23 +137,38 @@ INLINE void gather_rows(int count, const C* columns, const T* values, const T* x
   Vector<T> a[N], b[N];
   load_row<T, N>(out, a);
   load_row<T, N>(other, b);
-  int k = 0;
-  for (; k + 4 <= count; k += 4) {
-    const Columns<C, 4> four(columns + k), also(more + k);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      add_multiple<T, N>(a, values[k + i], row_at<T, width>(x, four[i]));
-      add_multiple<T, N>(b, others[k + i], row_at<T, width>(x, also[i]));
-    }
+  const T* end = values + (count - Left);
+  for (; values != end; values += 4, others += 4, columns += 4, more += 4) {
+    add_four<T, N, C>(a, values, Columns<C, 4>(columns), x, Lanes<0, 1, 2, 3>());
+    add_four<T, N, C>(b, others, Columns<C, 4>(more), x, Lanes<0, 1, 2, 3>());
   }
-  for (; k < count; ++k) {
-    add_multiple<T, N>(a, values[k], row_at<T, width>(x, columns[k]));
-    add_multiple<T, N>(b, others[k], row_at<T, width>(x, more[k]));
+#pragma GCC unroll 4
+  for (int i = 0; i < Left; ++i) {
+    add_multiple<T, N>(a, values[i], row_at<T, width>(x, columns[i]));
+    add_multiple<T, N>(b, others[i], row_at<T, width>(x, more[i]));
   }
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) store(out + i * lanes<T>(), a[i]);
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) store(other + i * lanes<T>(), b[i]);
+}
+
+// A run: n rows of `count` non-zeros each.
+template <typename T, int N, int Left, typename C>
+INLINE void product_run(int count, int n, const int32_t* rows, const C* c, const T* v, const T* x, Ahead& ahead, T* out) {
+  constexpr int width = N * lanes<T>();
+  int i = 0;
+  if constexpr (pairs<N>()) {
+    for (; i + 2 <= n; i += 2, v += 2 * count, c += 2 * count) {
+      ahead.go();
+      ahead.go();
+      gather_rows<T, N, Left, C>(count, c, v, x, out + rows[i] * width, out + rows[i + 1] * width);
+    }
+  }
+  for (; i < n; ++i, v += count, c += count) {
+    ahead.go();
+    gather_row<T, N, Left, C>(count, c, v, x, out + rows[i] * width);
+  }
 }
 
 template <typename T, int N, typename C>
@@ -272,18 +182,13 @@ void product_of(const Layout* layout, const T* values, int64_t panel, int64_t bl
               layout->row_start[tile + 1] - layout->row_start[tile]);
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
-    int i = 0;
-    if constexpr (pairs<N>()) {
-      for (; i + 2 <= n; i += 2, rows += 2, v += 2 * count, c += 2 * count) {
-        ahead.go();
-        ahead.go();
-        gather_rows<T, N, C>(count, c, v, x, out + rows[0] * width, out + rows[1] * width);
-      }
+    switch (count % 4) {
+      case 0: product_run<T, N, 0, C>(count, n, rows, c, v, x, ahead, out); break;
+      case 1: product_run<T, N, 1, C>(count, n, rows, c, v, x, ahead, out); break;
+      case 2: product_run<T, N, 2, C>(count, n, rows, c, v, x, ahead, out); break;
+      default: product_run<T, N, 3, C>(count, n, rows, c, v, x, ahead, out);
     }
-    for (; i < n; ++i, ++rows, v += count, c += count) {
-      ahead.go();
-      gather_row<T, N, C>(count, c, v, x, out + *rows * width);
-    }
+    rows += n, v += static_cast<int64_t>(n) * count, c += static_cast<int64_t>(n) * count;
   }
 }
 
@@ -311,18 +216,6 @@ void scatter_of(const Layout* layout, const T* values, int64_t panel, int64_t bl
 
 // ---- the gradient of the values ------------------------------------------------------------------------------
 
-// Sums over the lanes of `group` vectors, as many as fit into 16 bytes, in the first lanes of the result. All shuffles
-// stay within 16 bytes until the last rounds, which fold the 16-byte parts.
-template <typename T>
-constexpr int group() {
-  return 16 / static_cast<int>(sizeof(T));
-}
-
-template <int N, int Apart>
-struct Rotated {
-  static constexpr int at(int i) { return (i + Apart) % N; }
-};
-
 template <typename T, int Apart = lanes<T>() / 2>
 INLINE Vector<T> fold(Vector<T> v) {
   if constexpr (Apart < group<T>())
@@ -331,27 +224,23 @@ INLINE Vector<T> fold(Vector<T> v) {
     return fold<T, Apart / 2>(v + shuffle<T, Rotated<lanes<T>(), Apart>>(v, v));
 }
 
-// Within each group of G lanes: the lower or upper halves of both, lane by lane in turn, or one after the other.
-template <int N, int G, bool Upper>
-struct Zipped {
-  static constexpr int at(int i) { return i / G * G + (Upper ? G / 2 : 0) + i % G / 2 + (i % 2 ? N : 0); }
-};
-template <int N, int G, bool Upper>
-struct Joined {
-  static constexpr int at(int i) {
-    return i / G * G + (Upper ? G / 2 : 0) + i % (G / 2) + (i % G < G / 2 ? 0 : N);
-  }
-};
+template <typename T>
+INLINE Vector<T> sum_halves(Vector<T> a, Vector<T> b) {
+  constexpr int n = lanes<T>(), g = group<T>();
+  return shuffle<T, Halves<n, g, false>>(a, b) + shuffle<T, Halves<n, g, true>>(a, b);
+}
 
+// Sums over the lanes of `group` vectors, in the first lanes of the result. All shuffles stay within 16 bytes until the
+// last rounds, which fold the 16-byte parts.
 template <typename T>
 INLINE Vector<T> sum_lanes(const Vector<T>* v) {
   constexpr int n = lanes<T>(), g = group<T>();
-  const Vector<T> a = shuffle<T, Zipped<n, g, false>>(v[0], v[1]) + shuffle<T, Zipped<n, g, true>>(v[0], v[1]);
+  const Vector<T> a = sum_halves<T>(v[0], v[1]);
   if constexpr (g == 2) {
     return fold<T>(a);
   } else {
-    const Vector<T> b = shuffle<T, Zipped<n, g, false>>(v[2], v[3]) + shuffle<T, Zipped<n, g, true>>(v[2], v[3]);
-    return fold<T>(shuffle<T, Joined<n, g, false>>(a, b) + shuffle<T, Joined<n, g, true>>(a, b));
+    const Vector<T> b = sum_halves<T>(v[2], v[3]);
+    return fold<T>(shuffle<T, Decimated<n, g, false>>(a, b) + shuffle<T, Decimated<n, g, true>>(a, b));
   }
 }
 
@@ -375,6 +264,39 @@ INLINE void put(Vector<T> sums, T* target, bool first) {
   __builtin_memcpy(target, &total, sizeof total);
 }
 
+template <typename T, int N, int Left, typename C>
+INLINE void support_run(int count, int n, const int32_t* rows, const C* c, const T* grad, const T* x, bool first,
+                        Ahead& ahead, T* target, const T* last) {
+  constexpr int width = N * lanes<T>(), g = group<T>();
+  for (int i = 0; i < n; ++i) {
+    ahead.go();
+    Vector<T> row[N];
+    load_row<T, N>(grad + rows[i] * width, row);
+    const T* end = target + (count - Left);
+    for (; target != end; target += g, c += g) {
+      Vector<T> sums[g];
+      const Columns<C, g> some(c);
+#pragma GCC unroll 4
+      for (int j = 0; j < g; ++j) sums[j] = dot<T, N>(row, row_at<T, width>(x, some[j]));
+      put<T>(sum_lanes<T>(sums), target, first);
+    }
+    if constexpr (Left > 0) {
+      Vector<T> sums[g];
+#pragma GCC unroll 4
+      for (int j = 0; j < g; ++j) sums[j] = j < Left ? dot<T, N>(row, row_at<T, width>(x, c[j])) : Vector<T>{};
+      const Vector<T> all = sum_lanes<T>(sums);
+      if (target + g <= last) {
+        // The zeros beyond the row are added to, or overwritten by, what comes after it.
+        put<T>(all, target, first);
+      } else {
+        for (int j = 0; j < Left; ++j) target[j] = first ? all[j] : target[j] + all[j];
+      }
+      target += Left;
+      c += Left;
+    }
+  }
+}
+
 template <typename T, int N, typename C>
 void support_of(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, const T* next, bool first,
                 T* out) {
@@ -388,32 +310,13 @@ void support_of(const Layout* layout, int64_t panel, int64_t block, const T* gra
               layout->row_start[tile + 1] - layout->row_start[tile]);
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
-    for (int i = 0; i < n; ++i, ++rows, c += count, target += count) {
-      ahead.go();
-      Vector<T> row[N];
-      load_row<T, N>(grad + *rows * width, row);
-      int k = 0;
-      for (; k + g <= count; k += g) {
-        Vector<T> sums[g];
-        const Columns<C, g> some(c + k);
-#pragma GCC unroll 4
-        for (int j = 0; j < g; ++j) sums[j] = dot<T, N>(row, row_at<T, width>(x, some[j]));
-        put<T>(sum_lanes<T>(sums), target + k, first);
-      }
-      if (k == count) continue;
-      const int left = count - k;
-      Vector<T> sums[g];
-#pragma GCC unroll 4
-      for (int j = 0; j < g; ++j)
-        sums[j] = j < left ? dot<T, N>(row, row_at<T, width>(x, c[k + j])) : Vector<T>{};
-      const Vector<T> all = sum_lanes<T>(sums);
-      if (target + k + g <= last) {
-        // The zeros beyond the row are added to, or overwritten by, what comes after it.
-        put<T>(all, target + k, first);
-      } else {
-        for (int j = 0; j < left; ++j) target[k + j] = first ? all[j] : target[k + j] + all[j];
-      }
+    switch (count % g) {
+      case 0: support_run<T, N, 0, C>(count, n, rows, c, grad, x, first, ahead, target, last); break;
+      case 1: support_run<T, N, 1, C>(count, n, rows, c, grad, x, first, ahead, target, last); break;
+      case 2: support_run<T, N, 2 % g, C>(count, n, rows, c, grad, x, first, ahead, target, last); break;
+      default: support_run<T, N, 3 % g, C>(count, n, rows, c, grad, x, first, ahead, target, last);
     }
+    rows += n, c += static_cast<int64_t>(n) * count, target += static_cast<int64_t>(n) * count;
   }
 }
 

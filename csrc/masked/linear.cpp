@@ -6,24 +6,24 @@
 #include <memory>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "kernels.h"
+#include "memory.h"
 
 namespace deepstruct {
 namespace {
 
 constexpr int64_t kChunk = 4;     // batch tiles that are packed at a time, at most: bounds the scratch memory
+constexpr int64_t kTogether = 2;  // batch tiles that take turns at the values of a block before these leave the caches
 constexpr int64_t kStretch = 16;  // panels that take turns at a wide block, which stays in the second cache meanwhile
 
-// One batch tile at a time stays in the caches best; more of them where there are too few panels for all threads.
-int64_t chunk(int64_t panels, int64_t tiles, const Parallel& parallel) {
-  const int64_t threads = parallel.threads();
-  if (threads == 1) return 1;
-  const int64_t wanted = (2 * threads + panels - 1) / std::max<int64_t>(panels, 1);
-  return std::max<int64_t>(1, std::min({wanted, tiles, kChunk}));
+// How many batch tiles take turns at a block. Wide ones fill the second cache with one.
+int64_t together(const Layout& layout) { return wide(layout) ? 1 : kTogether; }
+
+// Few batch tiles at a time stay in the caches best; more of them where there are too few panels for all threads.
+int64_t chunk(const Layout& layout, int64_t tiles, const Parallel& parallel) {
+  const int64_t threads = parallel.threads(), least = together(layout), panels = std::max(layout.panels, 1);
+  const int64_t wanted = threads == 1 ? 1 : (2 * threads * least + panels - 1) / panels;
+  return std::max<int64_t>(1, std::min({std::max(wanted, least), tiles, kChunk}));
 }
 
 // Memory that is kept between calls: fresh pages cost more than the transposes that fill them.
@@ -38,14 +38,11 @@ class Scratch {
       block.data.reset();
       block.bytes = 0;
       // Tiles are read in every order: with pages of 4 KB, looking up addresses would cost as much as the data.
-      constexpr std::size_t huge = std::size_t{1} << 21;
-      const bool large = bytes >= huge / 2;
-      if (large) bytes = (bytes + huge - 1) / huge * huge;
-      block.data.reset(std::aligned_alloc(large ? huge : 64, bytes));
+      const bool large = bytes >= kHugePage / 2;
+      if (large) bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+      block.data.reset(std::aligned_alloc(large ? kHugePage : 64, bytes));
       if (!block.data) throw std::bad_alloc();
-#if defined(__linux__)
-      if (large) madvise(block.data.get(), bytes, MADV_HUGEPAGE);
-#endif
+      if (large) ask_for_huge_pages(block.data.get(), bytes);
       block.bytes = bytes;
     }
     return static_cast<T*>(block.data.get());
@@ -111,33 +108,48 @@ void pack_chunk(const T* matrix, int64_t features, Tiles<T> tiles, int64_t first
   });
 }
 
-// out[batch][rows] for the tiles of one chunk. A task is one panel of one batch tile, whose sums stay in the second
-// cache; at wide blocks the panels of a stretch take turns.
+// out[batch][rows] for the tiles of one chunk. A task is one panel of some batch tiles, whose sums stay in the second
+// cache while they take turns at the values of a block; at wide blocks the panels of a stretch take turns.
 template <typename T>
 void product_chunk(const Layout& layout, const T* values, const T* packed, const T* bias, Tiles<T> tiles, int64_t first,
                    int64_t n, T* out, const Parallel& parallel) {
   const int64_t stretch = wide(layout) && layout.blocks > 1 ? std::min<int64_t>(kStretch, layout.panels) : 1;
+  const bool enough = parallel.threads() == 1 || n * layout.panels >= 2 * parallel.threads() * kTogether;
+  const int64_t most = enough ? std::min(n, together(layout)) : 1;
   const Blocks<T> x{packed, layout.cols, layout.block, tiles, first};
-  parallel(n * layout.panels, [&](int64_t begin, int64_t end) {
-    T* all = Scratch(4).get<T>(stretch * kPanel * tiles.full);
+  const int64_t groups = (n + most - 1) / most;
+  parallel(groups * layout.panels, [&](int64_t begin, int64_t end) {
+    T* all = Scratch(4).get<T>(stretch * most * kPanel * tiles.full);
     for (int64_t task = begin, next; task < end; task = next) {
-      const int64_t t = task / layout.panels, low = task % layout.panels;
+      const int64_t from = task / layout.panels * most, to = std::min(from + most, n);
+      const int64_t low = task % layout.panels;
       const int64_t high = std::min({low + stretch, low + end - task, static_cast<int64_t>(layout.panels)});
       next = task + high - low;
-      const int units = tiles.units(first + t);
-      const int64_t width = units * tiles.unit;
-      const auto sums = [&](int64_t panel) { return all + (panel - low) * kPanel * width; };
       const int64_t top = low * kPanel, bottom = std::min<int64_t>(high * kPanel, layout.rows);
-      if (bias)
-        for (int64_t r = top; r < bottom; ++r) std::fill_n(all + (r - top) * width, width, bias[r]);
-      else
-        std::memset(all, 0, (bottom - top) * width * sizeof(T));
+      const auto sums = [&](int64_t t, int64_t panel) {
+        const int64_t width = tiles.units(first + t) * tiles.unit;
+        return all + (t - from) * stretch * kPanel * tiles.full + (panel - low) * kPanel * width;
+      };
+      for (int64_t t = from; t < to; ++t) {
+        const int64_t width = tiles.units(first + t) * tiles.unit;
+        T* s = sums(t, low);
+        if (bias)
+          for (int64_t r = top; r < bottom; ++r) std::fill_n(s + (r - top) * width, width, bias[r]);
+        else
+          std::memset(s, 0, (bottom - top) * width * sizeof(T));
+      }
       for (int64_t block = 0; block < layout.blocks; ++block)
         for (int64_t panel = low; panel < high; ++panel)
-          kernels<T>().product(&layout, values, panel, block, units, x.at(t, block), x.ahead(t, block + 1),
-                               sums(panel));
-      kernels<T>().unpack(all, units, top, bottom, out + (first + t) * tiles.full * layout.rows, layout.rows,
-                          static_cast<int>(tiles.samples(first + t)));
+          for (int64_t t = from; t < to; ++t) {
+            const bool last = t + 1 == to;
+            const T* ahead = last ? x.ahead(from, block + 1) : x.ahead(t + 1, block);
+            kernels<T>().product(&layout, values, panel, block, tiles.units(first + t), x.at(t, block), ahead,
+                                 sums(t, panel));
+          }
+      for (int64_t t = from; t < to; ++t)
+        kernels<T>().unpack(sums(t, low), tiles.units(first + t), top, bottom,
+                            out + (first + t) * tiles.full * layout.rows, layout.rows,
+                            static_cast<int>(tiles.samples(first + t)));
     }
   });
 }
@@ -199,7 +211,7 @@ void forward(const Layout& layout, const T* values, const T* x, const T* bias, i
     });
     return;
   }
-  const int64_t most = chunk(layout.panels, tiles.count(), parallel);
+  const int64_t most = chunk(layout, tiles.count(), parallel);
   T* packed = Scratch(0).get<T>(most * tiles.full * layout.cols);
   for (int64_t first = 0; first < tiles.count(); first += most) {
     const int64_t n = std::min(most, tiles.count() - first);
@@ -217,7 +229,7 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
     return;
   }
   if (batch == 1) return backward_vector(layout, values, x, grad_y, grad_x, grad_values, parallel);
-  const int64_t most = chunk(grad_x && twin ? twin->layout.panels : layout.panels, tiles.count(), parallel);
+  const int64_t most = chunk(grad_x && twin ? twin->layout : layout, tiles.count(), parallel);
   T* packed_grad = Scratch(0).get<T>(most * tiles.full * layout.rows);
   T* packed_x = grad_values ? Scratch(1).get<T>(most * tiles.full * layout.cols) : nullptr;
   T* twin_values = nullptr;
@@ -240,13 +252,17 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
     const Blocks<T> blocks{packed_x, layout.cols, layout.block, tiles, first};
     const Blocks<T> panels{packed_grad, layout.rows, kPanel, tiles, first};
     parallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
-      for (int64_t t = 0; t < n; ++t)
+      const int64_t turn = wide(layout) ? 1 : n;
+      for (int64_t from = 0; from < n; from += turn)
         for (int64_t task = begin; task < end; ++task) {
           // What is larger stays in the second cache: the panel, or a wide block.
           const int64_t panel = wide(layout) ? task % layout.panels : task / layout.blocks;
           const int64_t block = wide(layout) ? task / layout.panels : task % layout.blocks;
-          kernels<T>().support(&layout, panel, block, tiles.units(first + t), panels.at(t, panel), blocks.at(t, block),
-                               blocks.ahead(t, block + 1), first + t == 0, grad_values);
+          for (int64_t t = from; t < from + turn; ++t) {
+            const T* ahead = t + 1 < from + turn ? blocks.ahead(t + 1, block) : blocks.ahead(from, block + 1);
+            kernels<T>().support(&layout, panel, block, tiles.units(first + t), panels.at(t, panel),
+                                 blocks.at(t, block), ahead, first + t == 0, grad_values);
+          }
         }
     });
   }
