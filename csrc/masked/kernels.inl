@@ -356,59 +356,66 @@ void support(const Layout* layout, int64_t panel, int64_t block, int units, cons
 
 // ---- one sample ----------------------------------------------------------------------------------------------
 
-template <typename T, typename C>
-void product_vector_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, T* out) {
-  const int64_t tile = panel * layout->blocks + block;
+// Calls body(row, its number of non-zeros, its columns, where it begins) for the rows of a tile.
+template <typename C, typename Body>
+INLINE void each_row(const Layout* layout, int64_t tile, Body body) {
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
-  const T* v = values + layout->value_start[tile];
   const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
-  const T* xs = x + block * layout->block;
+  int64_t at = layout->value_start[tile];
   for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
     const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
-    for (int i = 0; i < n; ++i, ++rows, v += count, c += count) {
-      T a = 0, b = 0;
-      int k = 0;
-      for (; k + 1 < count; k += 2) {
-        a += v[k] * xs[c[k]];
-        b += v[k + 1] * xs[c[k + 1]];
-      }
-      if (k < count) a += v[k] * xs[c[k]];
-      out[*rows] += a + b;
+    for (int i = 0; i < n; ++i, ++rows, c += count, at += count) body(*rows, count, c, at);
+  }
+}
+
+// Calls body(k, columns[k], one of four sums to add to) for all k. Columns are read four at a time; and it is kept from
+// compilers that they could gather with one instruction, which is slower than four loads.
+template <typename C, typename Body>
+INLINE void each_column(int count, const C* columns, Body body) {
+  int k = 0;
+  for (; k + 4 <= count; k += 4) {
+    const Columns<C, 4> four(columns + k);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      uint64_t column = four[i];
+      __asm__("" : "+r"(column));
+      body(k + i, column, i);
     }
   }
+  for (; k < count; ++k) {
+    uint64_t column = columns[k];
+    __asm__("" : "+r"(column));
+    body(k, column, 0);
+  }
+}
+
+template <typename T, typename C>
+void product_vector_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, T* out) {
+  const T* xs = x + block * layout->block;
+  each_row<C>(layout, panel * layout->blocks + block, [&](int32_t row, int count, const C* columns, int64_t at) {
+    T sums[4] = {};
+    each_column(count, columns, [&](int k, uint64_t column, int i) { sums[i] += values[at + k] * xs[column]; });
+    out[row] += (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  });
 }
 
 template <typename T, typename C>
 void scatter_vector_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* grad, T* out) {
-  const int64_t tile = panel * layout->blocks + block;
-  const int32_t* rows = layout->row_ids + layout->row_start[tile];
-  const T* v = values + layout->value_start[tile];
-  const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
   const T* g = grad + panel * kPanel;
-  for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
-    const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
-    for (int i = 0; i < n; ++i, ++rows) {
-      const T value = g[*rows];
-      for (int k = 0; k < count; ++k, ++v, ++c) out[*c] += *v * value;
-    }
-  }
+  each_row<C>(layout, panel * layout->blocks + block, [&](int32_t row, int count, const C* columns, int64_t at) {
+    const T value = g[row];
+    each_column(count, columns, [&](int k, uint64_t column, int) { out[column] += values[at + k] * value; });
+  });
 }
 
 template <typename T, typename C>
 void support_vector_of(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, T* grad_values) {
-  const int64_t tile = panel * layout->blocks + block;
-  const int32_t* rows = layout->row_ids + layout->row_start[tile];
-  const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
-  T* target = grad_values + layout->value_start[tile];
   const T* g = grad + panel * kPanel;
   const T* xs = x + block * layout->block;
-  for (int run = layout->run_start[tile]; run < layout->run_start[tile + 1]; ++run) {
-    const int count = layout->runs[2 * run], n = layout->runs[2 * run + 1];
-    for (int i = 0; i < n; ++i, ++rows) {
-      const T value = g[*rows];
-      for (int k = 0; k < count; ++k) *target++ = value * xs[*c++];
-    }
-  }
+  each_row<C>(layout, panel * layout->blocks + block, [&](int32_t row, int count, const C* columns, int64_t at) {
+    const T value = g[row];
+    each_column(count, columns, [&](int k, uint64_t column, int) { grad_values[at + k] = value * xs[column]; });
+  });
 }
 
 #define BY_COLUMNS(function, ...) \
