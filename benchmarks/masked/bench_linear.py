@@ -7,8 +7,8 @@
 
 Every case that is done is in benchmarks/results/masked.json and is not measured again (unless --again): the grid can
 be run in pieces. The peers are built on first use (see field.find_peers). Times are the CPU time of this process
-(wall time with several threads), the best of a number of rounds, in which contestants take turns: one step each, or
-as many as fit into 10 ms. Where torch multiplies with AVX-512, dense and masked eager are also timed with products
+(wall time with several threads), the median of a number of rounds, in which contestants take turns: one step each, or
+the best of as many as fit into 10 ms. Where torch multiplies with AVX-512, dense and masked eager are also timed with products
 that stop at AVX2 (see narrow).
 """
 
@@ -83,7 +83,8 @@ def measure(case: Case, rounds: int, seconds: float) -> dict[str, tuple[float, f
             break
     if other:
         other.close()
-    return {name: (1e3 * min(t[0] for t in ts), 1e3 * min(t[1] for t in ts)) for name, ts in times.items()}
+    median = statistics.median
+    return {name: (1e3 * median(t[0] for t in ts), 1e3 * median(t[1] for t in ts)) for name, ts in times.items()}
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ struct Kernels {
   void (*unpack)(const T* tile, int units, int64_t begin, int64_t end, T* matrix, int64_t stride, int batch);
   // Each of these is for one tile (panel, block) of the matrix, and one tile of the batch. `next`, where it is not
   // null, is the block of as many units that the following call reads: it is fetched meanwhile.
-  // out[512][..] += values * x; `x` holds the block, `out` the panel.
+  // out[512][..] += values * x; `values` are those of the tile, `x` holds the block, `out` the panel.
   void (*product)(const Layout* layout, const T* values, int64_t panel, int64_t block, int units, const T* x,
                   const T* next, T* out);
   // out[block][..] += values' * grad; `grad` is the whole batch tile, `out` holds the block only.
@@ -35,7 +35,7 @@ struct Kernels {
   void (*scatter_vector)(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* grad, T* out);
   void (*support_vector)(const Layout* layout, int64_t panel, int64_t block, const T* grad, const T* x, T* grad_values);
   // out[i] = values[order[i]]
-  void (*gather)(const T* values, const int32_t* order, int64_t begin, int64_t end, T* out);
+  void (*gather)(const T* values, const int32_t* order, int64_t count, T* out);
   // All layers of a directed acyclic graph for one batch tile h[vertices][..], whose layer 0 is filled in. `scratch`
   // holds dag.widest rows forward and twice as many backward, with a norm only.
   void (*dag_forward)(const Dag& dag, const DagParameters<T>& parameters, int units, T* h, T* scratch);

@@ -172,11 +172,10 @@ INLINE void product_run(int count, int n, const int32_t* rows, const C* c, const
 }
 
 template <typename T, int N, typename C>
-void product_of(const Layout* layout, const T* values, int64_t panel, int64_t block, const T* x, const T* next, T* out) {
+void product_of(const Layout* layout, const T* v, int64_t panel, int64_t block, const T* x, const T* next, T* out) {
   constexpr int width = N * lanes<T>();
   const int64_t tile = panel * layout->blocks + block;
   const int32_t* rows = layout->row_ids + layout->row_start[tile];
-  const T* v = values + layout->value_start[tile];
   const C* c = static_cast<const C*>(layout->columns) + layout->value_start[tile];
   Ahead ahead(next, static_cast<int64_t>(sizeof(T)) * layout->block * width,
               layout->row_start[tile + 1] - layout->row_start[tile]);
@@ -437,8 +436,8 @@ void support_vector(const Layout* layout, int64_t panel, int64_t block, const T*
 }
 
 template <typename T>
-void gather(const T* values, const int32_t* order, int64_t begin, int64_t end, T* out) {
-  for (int64_t i = begin; i < end; ++i) out[i] = values[order[i]];
+void gather(const T* values, const int32_t* order, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = values[order[i]];
 }
 
 #include "dag.inl"

@@ -13,15 +13,25 @@ namespace deepstruct {
 namespace {
 
 constexpr int64_t kChunk = 4;     // batch tiles that are packed at a time, at most: bounds the scratch memory
-constexpr int64_t kTogether = 2;  // batch tiles that take turns at the values of a block before these leave the caches
 constexpr int64_t kStretch = 16;  // panels that take turns at a wide block, which stays in the second cache meanwhile
+constexpr int64_t kFar = 1 << 24;  // bytes of values beyond which they come from memory, and not from the last cache
 
-// How many batch tiles take turns at a block. Wide ones fill the second cache with one.
-int64_t together(const Layout& layout) { return wide(layout) ? 1 : kTogether; }
+template <typename T>
+bool far(const Layout& layout) {
+  return layout.value_start[static_cast<int64_t>(layout.panels) * layout.blocks] > kFar / static_cast<int64_t>(sizeof(T));
+}
 
-// Few batch tiles at a time stay in the caches best; more of them where there are too few panels for all threads.
+// How many batch tiles take turns at a block while its values are in the caches. The fewer, the better these hold what
+// else is needed: a wide block fills them with one tile.
+template <typename T>
+int64_t turns(const Layout& layout) {
+  return wide(layout) ? 1 : far<T>(layout) ? kChunk : kChunk / 2;
+}
+
+// How many batch tiles are packed at a time: as many as take turns, more where there are too few panels for all threads.
+template <typename T>
 int64_t chunk(const Layout& layout, int64_t tiles, const Parallel& parallel) {
-  const int64_t threads = parallel.threads(), least = together(layout), panels = std::max(layout.panels, 1);
+  const int64_t threads = parallel.threads(), least = turns<T>(layout), panels = std::max(layout.panels, 1);
   const int64_t wanted = threads == 1 ? 1 : (2 * threads * least + panels - 1) / panels;
   return std::max<int64_t>(1, std::min({std::max(wanted, least), tiles, kChunk}));
 }
@@ -109,17 +119,19 @@ void pack_chunk(const T* matrix, int64_t features, Tiles<T> tiles, int64_t first
 }
 
 // out[batch][rows] for the tiles of one chunk. A task is one panel of some batch tiles, whose sums stay in the second
-// cache while they take turns at the values of a block; at wide blocks the panels of a stretch take turns.
+// cache while they take turns at the values of a block; at wide blocks the panels of a stretch take turns. Values are in
+// the layout's order, or come in another one if `order` says where each is: then those of a block are collected first.
 template <typename T>
-void product_chunk(const Layout& layout, const T* values, const T* packed, const T* bias, Tiles<T> tiles, int64_t first,
-                   int64_t n, T* out, const Parallel& parallel) {
+void product_chunk(const Layout& layout, const T* values, const int32_t* order, const T* packed, const T* bias,
+                   Tiles<T> tiles, int64_t first, int64_t n, T* out, const Parallel& parallel) {
   const int64_t stretch = wide(layout) && layout.blocks > 1 ? std::min<int64_t>(kStretch, layout.panels) : 1;
-  const bool enough = parallel.threads() == 1 || n * layout.panels >= 2 * parallel.threads() * kTogether;
-  const int64_t most = enough ? std::min(n, together(layout)) : 1;
+  const int64_t tasks = parallel.threads() == 1 ? 1 : 2 * parallel.threads();
+  const int64_t most = std::clamp<int64_t>(n * layout.panels / tasks, 1, std::min(n, turns<T>(layout)));
   const Blocks<T> x{packed, layout.cols, layout.block, tiles, first};
   const int64_t groups = (n + most - 1) / most;
   parallel(groups * layout.panels, [&](int64_t begin, int64_t end) {
     T* all = Scratch(4).get<T>(stretch * most * kPanel * tiles.full);
+    T* collected = order ? Scratch(2).get<T>(kPanel * layout.block) : nullptr;
     for (int64_t task = begin, next; task < end; task = next) {
       const int64_t from = task / layout.panels * most, to = std::min(from + most, n);
       const int64_t low = task % layout.panels;
@@ -139,13 +151,15 @@ void product_chunk(const Layout& layout, const T* values, const T* packed, const
           std::memset(s, 0, (bottom - top) * width * sizeof(T));
       }
       for (int64_t block = 0; block < layout.blocks; ++block)
-        for (int64_t panel = low; panel < high; ++panel)
+        for (int64_t panel = low; panel < high; ++panel) {
+          const int32_t* start = layout.value_start + panel * layout.blocks + block;
+          if (order) kernels<T>().gather(values, order + start[0], start[1] - start[0], collected);
           for (int64_t t = from; t < to; ++t) {
-            const bool last = t + 1 == to;
-            const T* ahead = last ? x.ahead(from, block + 1) : x.ahead(t + 1, block);
-            kernels<T>().product(&layout, values, panel, block, tiles.units(first + t), x.at(t, block), ahead,
-                                 sums(t, panel));
+            const T* ahead = t + 1 < to ? x.ahead(t + 1, block) : x.ahead(from, block + 1);
+            kernels<T>().product(&layout, order ? collected : values + start[0], panel, block, tiles.units(first + t),
+                                 x.at(t, block), ahead, sums(t, panel));
           }
+        }
       for (int64_t t = from; t < to; ++t)
         kernels<T>().unpack(sums(t, low), tiles.units(first + t), top, bottom,
                             out + (first + t) * tiles.full * layout.rows, layout.rows,
@@ -211,12 +225,12 @@ void forward(const Layout& layout, const T* values, const T* x, const T* bias, i
     });
     return;
   }
-  const int64_t most = chunk(layout, tiles.count(), parallel);
+  const int64_t most = chunk<T>(layout, tiles.count(), parallel);
   T* packed = Scratch(0).get<T>(most * tiles.full * layout.cols);
   for (int64_t first = 0; first < tiles.count(); first += most) {
     const int64_t n = std::min(most, tiles.count() - first);
     pack_chunk(x, layout.cols, tiles, first, n, packed, parallel);
-    product_chunk(layout, values, packed, bias, tiles, first, n, y, parallel);
+    product_chunk<T>(layout, values, nullptr, packed, bias, tiles, first, n, y, parallel);
   }
 }
 
@@ -229,22 +243,23 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
     return;
   }
   if (batch == 1) return backward_vector(layout, values, x, grad_y, grad_x, grad_values, parallel);
-  const int64_t most = chunk(grad_x && twin ? twin->layout : layout, tiles.count(), parallel);
+  const int64_t most = chunk<T>(grad_x && twin ? twin->layout : layout, tiles.count(), parallel);
   T* packed_grad = Scratch(0).get<T>(most * tiles.full * layout.rows);
   T* packed_x = grad_values ? Scratch(1).get<T>(most * tiles.full * layout.cols) : nullptr;
-  T* twin_values = nullptr;
-  if (grad_x && twin) {
-    twin_values = Scratch(2).get<T>(twin->values);
+  // Values are collected once; but not where they would go to memory and come back.
+  const bool at_once = grad_x && twin && (wide(twin->layout) || !far<T>(twin->layout));
+  T* twin_values = at_once ? Scratch(2).get<T>(twin->values) : nullptr;
+  if (at_once)
     parallel((twin->values + 4095) / 4096, [&](int64_t begin, int64_t end) {
-      kernels<T>().gather(values, twin->order, begin * 4096, std::min(end * 4096, twin->values), twin_values);
+      const int64_t from = begin * 4096, to = std::min(end * 4096, twin->values);
+      kernels<T>().gather(values, twin->order + from, to - from, twin_values + from);
     });
-  }
   for (int64_t first = 0; first < tiles.count(); first += most) {
     const int64_t n = std::min(most, tiles.count() - first);
     pack_chunk(grad_y, layout.rows, tiles, first, n, packed_grad, parallel);
     if (grad_x && twin)
-      product_chunk(twin->layout, twin_values, packed_grad, static_cast<const T*>(nullptr), tiles, first, n, grad_x,
-                    parallel);
+      product_chunk<T>(twin->layout, at_once ? twin_values : values, at_once ? nullptr : twin->order, packed_grad,
+                       nullptr, tiles, first, n, grad_x, parallel);
     else if (grad_x)
       scatter_chunk(layout, values, packed_grad, tiles, first, n, grad_x, parallel);
     if (!grad_values) continue;
@@ -252,18 +267,19 @@ void backward(const Layout& layout, const Twin* twin, const T* values, const T* 
     const Blocks<T> blocks{packed_x, layout.cols, layout.block, tiles, first};
     const Blocks<T> panels{packed_grad, layout.rows, kPanel, tiles, first};
     parallel(static_cast<int64_t>(layout.panels) * layout.blocks, [&](int64_t begin, int64_t end) {
-      const int64_t turn = wide(layout) ? 1 : n;
-      for (int64_t from = 0; from < n; from += turn)
+      for (int64_t from = 0, to; from < n; from = to) {
+        to = std::min(from + turns<T>(layout), n);
         for (int64_t task = begin; task < end; ++task) {
           // What is larger stays in the second cache: the panel, or a wide block.
           const int64_t panel = wide(layout) ? task % layout.panels : task / layout.blocks;
           const int64_t block = wide(layout) ? task / layout.panels : task % layout.blocks;
-          for (int64_t t = from; t < from + turn; ++t) {
-            const T* ahead = t + 1 < from + turn ? blocks.ahead(t + 1, block) : blocks.ahead(from, block + 1);
+          for (int64_t t = from; t < to; ++t) {
+            const T* ahead = t + 1 < to ? blocks.ahead(t + 1, block) : blocks.ahead(from, block + 1);
             kernels<T>().support(&layout, panel, block, tiles.units(first + t), panels.at(t, panel),
                                  blocks.at(t, block), ahead, first + t == 0, grad_values);
           }
         }
+      }
     });
   }
 }
@@ -274,8 +290,8 @@ void add_product(const Layout& layout, const T* values, const T* x, int units, T
   parallel(layout.panels, [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel)
       for (int64_t block = 0; block < layout.blocks; ++block)
-        kernels<T>().product(&layout, values, panel, block, units, x + block * layout.block * width, nullptr,
-                             out + panel * kPanel * width);
+        kernels<T>().product(&layout, values + layout.value_start[panel * layout.blocks + block], panel, block, units,
+                             x + block * layout.block * width, nullptr, out + panel * kPanel * width);
   });
 }
 

@@ -71,7 +71,7 @@ int main(int argc, char** argv) {
   std::vector<float> packed(64 * cols), sums(64 * rows);
   show("pack one tile", best_ms(repeats, [&] { for (int64_t f = 0; f < cols; f += 64) kernels<float>().pack(x.data(), cols, 64, 4, f, std::min(f + 64, cols), packed.data()); }));
   show("unpack", best_ms(repeats, [&] { for (int64_t p = 0; p < rows; p += kPanel) kernels<float>().unpack(sums.data() + p * 64, 4, p, std::min(p + kPanel, rows), y.data(), rows, 64); }) * batch / 64);
-  show("gather", best_ms(repeats, [&] { kernels<float>().gather(v.data(), order.data(), 0, nnz, gv.data()); }));
+  show("gather", best_ms(repeats, [&] { kernels<float>().gather(v.data(), order.data(), nnz, gv.data()); }));
   std::vector<float> weight(rows * cols);
   show("write support", best_ms(repeats, [&] { write_support<float>(layout, v.data(), weight.data(), serial); }));
   show("read support", best_ms(repeats, [&] { read_support<float>(layout, weight.data(), gv.data(), serial); }));

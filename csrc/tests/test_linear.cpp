@@ -1,4 +1,5 @@
 // The sparse linear layer against three plain loops, over shapes, densities, batches and threads.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include "build.h"
 #include "kernels.h"
 #include "linear.h"
+#include "memory.h"
 
 using namespace deepstruct;
 
@@ -204,6 +206,8 @@ int main() {
           cases += 2;
         }
       }
+  check<double>(1500, 1500, .96, 130, 128, random);  // more values than the last cache is taken to hold
+  ++cases;
   for (const auto& shape : shapes)
     for (double density : {0., .02, .3, 1.})
       for (int units : {1, 2, 3, 4}) {
@@ -214,6 +218,12 @@ int main() {
           cases += 2;
         }
       }
+  std::vector<char> bytes(std::size_t{5} << 20, 'x');
+  for (std::size_t from : {std::size_t{0}, std::size_t{1}, std::size_t{4097}, kHugePage})
+    for (std::size_t n : {std::size_t{0}, std::size_t{100}, kHugePage, bytes.size() - from - kHugePage, bytes.size() - from})
+      ask_for_huge_pages(bytes.data() + from, n);
+  ask_for_huge_pages(nullptr, 0);
+  expect(std::all_of(bytes.begin(), bytes.end(), [](char b) { return b == 'x'; }), "a wish for pages keeps the content", "memory");
   const int64_t starts[] = {0, 2}, descending[] = {3, 1}, outside[] = {0, 9};
   for (const int64_t* indices : {descending, outside}) {
     bool refused = false;
