@@ -8,8 +8,8 @@
 Every case that is done is in benchmarks/results/masked.json and is not measured again (unless --again): the grid can
 be run in pieces. The peers are built on first use (see field.find_peers). Times are the CPU time of this process
 (wall time with several threads), the median of a number of rounds, in which contestants take turns: one step each, or
-the best of as many as fit into 10 ms. Where torch multiplies with AVX-512, dense and masked eager are also timed with products
-that stop at AVX2 (see narrow).
+the best of as many as fit into 10 ms. Where torch multiplies with AVX-512, dense and masked eager are also timed with
+products that stop at AVX2 (see narrow).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def table(rows: list[Row]) -> str:
     columns = tuple(f"over {name}" for name in (*OTHERS, "the better peer"))
     head = ["in -> out", "batch", "sparsity", "threads", "`SparseLinear` ms", *columns]
     head += ["`MaskedLinearLayer` ms", *columns[:4]]
-    lines = ["Forward and backward, float32, best of the rounds of one interleaved run.", ""]
+    lines = ["Forward and backward, float32, medians of the rounds of one interleaved run.", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in sorted(rows, key=lambda r: (r["case"][4], r["case"][1] * r["case"][0], *r["case"][2:4])):
         out, inputs, batch, sparsity, threads = row["case"]
