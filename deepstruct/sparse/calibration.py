@@ -25,7 +25,7 @@ from deepstruct.sparse import extension
 SIZES = (256, 1024)
 BATCHES = (1, 32, 256)
 DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
-SMALLEST = 128 * 1024  # weights; below, calling costs more than multiplying
+SMALLEST = 64 * 1024  # weights, the fewest that are timed; below, calling costs more than multiplying
 WIDE = 512  # output channels of a convolution
 MARGIN = 1.15  # by so much must the sparse product be faster
 METHOD = 2  # of measuring: what an older one found is not used

@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from deepstruct.errors import InputError
-from deepstruct.sparse import calibration, extension
+from deepstruct.sparse import extension
 from deepstruct.sparse.checks import check_backend, check_input, check_mask
 from deepstruct.sparse.eager import EagerProduct
 from deepstruct.sparse.layout import coordinates
 from deepstruct.sparse.plan import DenseProduct, SparseProduct, plan_of
 from deepstruct.sparse.structure import Structure
+
+_SMALL = 128 * 1024  # weights of a dense product
 
 
 def masked_linear(
@@ -43,7 +45,7 @@ def masked_linear(
         raise InputError(f"the input is {x.dtype}, the weight {weight.dtype}: convert one of them")
     plan = plan_of(mask)
     sparse = plan.wants_sparse(backend, math.prod(x.shape[:-1]), dtype)
-    if backend == "auto" and not sparse and weight.numel() < calibration.SMALLEST:
+    if backend == "auto" and not sparse and weight.numel() < _SMALL:
         # Fresh memory for a small product costs less than keeping books on it.
         return linear(x, weight * plan.float_mask(weight), bias)
     if sparse:
